@@ -1,0 +1,330 @@
+"""A cgroup for each job: its limits on memory and processes, what it used, and the way to end it.
+
+cgroup v1 and v2 stand side by side behind `Cgroup`. Which one is used is decided by which hierarchy
+really holds the `memory` and `pids` controllers; on a host with v1 controllers the v2 tree, where it
+is mounted, still counts CPU time and kills. A number that a kernel can't give is None.
+"""
+
+import contextlib
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from sandbox_core.errors import SandboxError
+
+#: A removed cgroup may be busy for a moment after its last process ended.
+_REMOVE_TIMEOUT = 2.0
+_STEP = "find the cgroup controllers"
+
+
+class Usage(NamedTuple):
+    """What a job used: CPU seconds, peak bytes of memory, and how often the OOM killer came."""
+
+    cpu_time: float | None
+    memory: int | None
+    oom_kills: int
+
+
+class Cgroup(Protocol):
+    """The cgroup of one job; it is gone after `remove`."""
+
+    def join_fds(self) -> list[int]:
+        """Open the files into which a process writes "0" to join; the caller closes them."""
+
+    def limit(self, memory: int, processes: int) -> None:
+        """Set the limits: bytes of memory (and no swap), count of processes and threads."""
+
+    def cpu_time(self) -> float | None:
+        """Give the CPU seconds used so far."""
+
+    def oom_kills(self) -> int:
+        """Give how many processes the kernel has killed at the memory limit."""
+
+    def usage(self) -> Usage:
+        """Give what was used, once the job has ended."""
+
+    def kill(self) -> None:
+        """Kill every process in it, where the kernel can do that at one stroke."""
+
+    def remove(self) -> None:
+        """Remove it; `SandboxError` when the kernel keeps it busy."""
+
+
+class Hierarchy(Protocol):
+    """Where the cgroups of jobs are made."""
+
+    description: str
+
+    def create(self, name: str) -> Cgroup:
+        """Make the cgroup `name`; `SandboxError` when the host does not let us."""
+
+    def clear(self, prefix: str) -> None:
+        """Kill and remove what a supervisor that died has left in cgroups named `prefix…`."""
+
+
+def find(proc: Path = Path("/proc/self")) -> Hierarchy:
+    """Find the hierarchy that this host's `memory` and `pids` controllers are in.
+
+    Raises `SandboxError` that names what is missing and the mend.
+    """
+    places = _mounted(proc)
+    v2 = places.get("")
+    if v2 is not None and {"memory", "pids"} <= set(_read(v2 / "cgroup.controllers").split()):
+        return _V2Hierarchy(v2)
+    missing = [name for name in ("memory", "pids") if name not in places]
+    if missing:
+        raise SandboxError(
+            _STEP,
+            f"no cgroup hierarchy has the controller {' or '.join(missing)}; mount cgroup2 on "
+            "/sys/fs/cgroup, or delegate these controllers to this service or container",
+        )
+    return _V1Hierarchy(places["memory"], places["pids"], places.get("cpuacct"), v2)
+
+
+def _mounted(proc: Path) -> dict[str, Path]:
+    """Map each mounted controller to our own cgroup's directory; the key of v2 is ''."""
+    own: dict[str, str] = {}
+    for line in (proc / "cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            own[controller] = path
+    places: dict[str, Path] = {}
+    for line in (proc / "mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        root, mount_point = before.split()[3:5]
+        fstype, _, options = after.split()[:3]
+        if fstype == "cgroup2":
+            names = [""]
+        elif fstype == "cgroup":
+            names = [name for name in options.split(",") if name in own]
+        else:
+            continue
+        for name in names:
+            directory = _own_directory(Path(mount_point), root, own.get(name, "/"))
+            if directory is not None:
+                places.setdefault(name, directory)
+    return places
+
+
+def _own_directory(mount_point: Path, root: str, own: str) -> Path | None:
+    """Find our cgroup `own` below a mount that shows the hierarchy from `root` down."""
+    relative = os.path.relpath(own, root)
+    directory = mount_point if relative.startswith("..") else mount_point / relative
+    for candidate in (directory, mount_point):  # a container may show its own cgroup as the root
+        if candidate.is_dir():
+            return candidate
+    return None
+
+
+def _read(path: Path) -> str:
+    with path.open(encoding="ascii") as file:
+        return file.read()
+
+
+def _write(path: Path, value: str) -> None:
+    with path.open("w", encoding="ascii") as file:
+        file.write(value)
+
+
+def _counter(path: Path, name: str) -> int | None:
+    """Read the line `name N` of a flat-keyed file."""
+    for line in _read(path).splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return None
+
+
+def _make(directories: list[Path]) -> None:
+    """Make all of `directories`, or none."""
+    made: list[Path] = []
+    try:
+        for directory in directories:
+            directory.mkdir()
+            made.append(directory)
+    except OSError as error:
+        for directory in made:
+            directory.rmdir()
+        raise SandboxError("make the job's cgroup", str(error)) from error
+
+
+def _remove(directories: list[Path]) -> None:
+    deadline = time.monotonic() + _REMOVE_TIMEOUT
+    for directory in directories:
+        while True:
+            try:
+                directory.rmdir()
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    raise SandboxError("remove the job's cgroup", str(error)) from error
+                time.sleep(0.001)
+            else:
+                break
+
+
+def _clear(parents: list[Path], prefix: str) -> None:
+    for parent in parents:
+        for directory in parent.glob(f"{prefix}*"):
+            for pid in _read(directory / "cgroup.procs").split():
+                with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                    os.kill(int(pid), signal.SIGKILL)
+            _remove([directory])
+
+
+def _unified_cpu_time(directory: Path) -> float | None:
+    microseconds = _counter(directory / "cpu.stat", "usage_usec")
+    return None if microseconds is None else microseconds / 1e6
+
+
+def _unified_kill(directory: Path) -> None:
+    # Linux 5.14. The jail's init is killed beside this, and takes all of the jail with it.
+    if (directory / "cgroup.kill").exists():
+        _write(directory / "cgroup.kill", "1")
+
+
+class _V1Cgroup:
+    """A directory in each of several hierarchies."""
+
+    def __init__(self, memory: Path, pids: Path, cpuacct: Path | None, unified: Path | None) -> None:
+        self._memory, self._pids, self._cpuacct, self._unified = memory, pids, cpuacct, unified
+        self._all = [path for path in (memory, pids, cpuacct, unified) if path is not None]
+        _make(self._all)
+
+    def join_fds(self) -> list[int]:
+        return [os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._all]
+
+    def limit(self, memory: int, processes: int) -> None:
+        _write(self._memory / "memory.limit_in_bytes", str(memory))
+        # Memory and swap together, after memory alone, which may never be the greater of the two.
+        memory_and_swap = self._memory / "memory.memsw.limit_in_bytes"
+        if memory_and_swap.exists():
+            _write(memory_and_swap, str(memory))
+        _write(self._memory / "memory.swappiness", "0")
+        _write(self._pids / "pids.max", str(processes))
+
+    def cpu_time(self) -> float | None:
+        if self._unified is not None:
+            return _unified_cpu_time(self._unified)
+        if self._cpuacct is not None:
+            return int(_read(self._cpuacct / "cpuacct.usage")) / 1e9
+        return None
+
+    def oom_kills(self) -> int:
+        return _counter(self._memory / "memory.oom_control", "oom_kill") or 0
+
+    def usage(self) -> Usage:
+        peak = int(_read(self._memory / "memory.max_usage_in_bytes"))
+        return Usage(self.cpu_time(), peak, self.oom_kills())
+
+    def kill(self) -> None:
+        if self._unified is not None:
+            _unified_kill(self._unified)
+
+    def remove(self) -> None:
+        _remove(self._all)
+
+
+class _V1Hierarchy:
+    """The v1 hierarchies of `memory` and `pids`, with the v2 tree beside them where there is one."""
+
+    def __init__(self, memory: Path, pids: Path, cpuacct: Path | None, unified: Path | None) -> None:
+        self._memory, self._pids = memory, pids
+        # CPU time needs one of the two; the v2 tree counts it without any controller, and kills.
+        self._unified = unified
+        self._cpuacct = None if unified is not None else cpuacct
+        if self._unified is None and self._cpuacct is None:
+            raise SandboxError(
+                _STEP, "neither cpuacct nor the v2 tree is mounted to count CPU time; mount one"
+            )
+        if not (memory / "memory.memsw.limit_in_bytes").exists() and swap_is_on():
+            raise SandboxError(
+                _STEP,
+                "swap is on and cgroup v1 can't limit it here; boot with swapaccount=1, or swapoff -a",
+            )
+        also = " with the v2 tree" if unified is not None else ""
+        self.description = f"v1{also}, below {memory} and {pids}"
+
+    def create(self, name: str) -> Cgroup:
+        return _V1Cgroup(
+            self._memory / name,
+            self._pids / name,
+            self._cpuacct / name if self._cpuacct is not None else None,
+            self._unified / name if self._unified is not None else None,
+        )
+
+    def clear(self, prefix: str) -> None:
+        places = (self._unified, self._memory, self._pids, self._cpuacct)
+        _clear([place for place in places if place is not None], prefix)
+
+
+def swap_is_on() -> bool:
+    """Whether this host swaps."""
+    return len(_read(Path("/proc/swaps")).splitlines()) > 1
+
+
+class _V2Cgroup:
+    """One directory with every controller."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        _make([directory])
+
+    def join_fds(self) -> list[int]:
+        return [os.open(self._directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
+
+    def limit(self, memory: int, processes: int) -> None:
+        _write(self._directory / "memory.max", str(memory))
+        swap = self._directory / "memory.swap.max"
+        if swap.exists():  # absent where the kernel knows no swap
+            _write(swap, "0")
+        # One process over the limit ends the job, as it would if it were the only one.
+        _write(self._directory / "memory.oom.group", "1")
+        _write(self._directory / "pids.max", str(processes))
+
+    def cpu_time(self) -> float | None:
+        return _unified_cpu_time(self._directory)
+
+    def oom_kills(self) -> int:
+        return _counter(self._directory / "memory.events", "oom_kill") or 0
+
+    def usage(self) -> Usage:
+        peak = self._directory / "memory.peak"  # Linux 5.19
+        memory = int(_read(peak)) if peak.exists() else None
+        return Usage(self.cpu_time(), memory, self.oom_kills())
+
+    def kill(self) -> None:
+        _unified_kill(self._directory)
+
+    def remove(self) -> None:
+        _remove([self._directory])
+
+
+class _V2Hierarchy:
+    """The v2 tree below our own cgroup."""
+
+    def __init__(self, parent: Path) -> None:
+        self._parent = parent
+        self.description = f"v2, below {parent}"
+        enabled = set(_read(parent / "cgroup.subtree_control").split())
+        wanted = [name for name in ("memory", "pids") if name not in enabled]
+        if not wanted:
+            return
+        try:
+            _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
+        except OSError as error:
+            raise SandboxError(
+                _STEP,
+                f"can't enable {' and '.join(wanted)} below {parent} ({error.strerror}); delegate "
+                "this cgroup to the service (systemd: Delegate=yes) and keep other processes out",
+            ) from error
+
+    def create(self, name: str) -> Cgroup:
+        return _V2Cgroup(self._parent / name)
+
+    def clear(self, prefix: str) -> None:
+        _clear([self._parent], prefix)

@@ -1,0 +1,134 @@
+"""The file system of a jail: the read-only root that a runtime's jails share, and each jail's own part.
+
+The root is a fresh tmpfs that no job can write, with read-only binds of what the runtime needs and
+nothing else of the host. A jail adds one tmpfs of its own, seen as `/box` and `/tmp`, and its own
+`/proc`. What a runtime needs is decided in `sandbox_core.runtimes`.
+"""
+
+import errno
+import os
+from typing import Any
+
+from sandbox_core.syscalls import MountFlag, UmountFlag, mount, pivot_root, umount
+
+#: Where the root is put together before it becomes `/`: a directory that every Linux has, and that no
+#: runtime can need a file from.
+_STAGE = "/proc"
+
+#: Only these devices exist in a jail: no terminal, no shared memory, no kernel log.
+_DEVICES = ("null", "zero", "full", "random", "urandom")
+_DEVICE_LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+}
+
+_READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
+_SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+
+#: Files and directories that a job may have on its tmpfs, beside `/box` and `/tmp` themselves.
+INODES = 4096
+_OWN_INODES = 3
+
+
+def make_private() -> None:
+    """Keep every mount that follows in this namespace, and every later one of the host out of it."""
+    mount(None, "/", None, MountFlag.REC | MountFlag.PRIVATE)
+
+
+def build_root(plan: dict[str, Any]) -> None:
+    """Put a runtime's root together below the stage.
+
+    `plan` has `binds` (host paths that keep their place), `hidden` (directories below them to cover
+    with an empty one), `links` (path to target) and `texts` (path to contents of small files).
+    """
+    mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=1024")
+    for directory in ("box", "tmp", "proc", "dev"):
+        os.mkdir(f"{_STAGE}/{directory}", 0o755)
+    for path, target in plan["links"].items():
+        os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
+        os.symlink(target, _STAGE + path)
+    for path in plan["binds"]:
+        _bind(path, _STAGE + path, _READ_ONLY)
+    for path in plan["hidden"]:
+        _bind(f"{_STAGE}/box", _STAGE + path, _READ_ONLY | MountFlag.NOEXEC)
+    for path, text in plan["texts"].items():
+        os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
+        with open(_STAGE + path, "x", encoding="utf-8") as file:
+            file.write(text)
+
+
+def make_devices() -> None:
+    """Show the few harmless devices, and the names of the standard streams."""
+    for name in _DEVICES:
+        # A device of the host works through a bind that is read-only: that flag guards the node.
+        _bind(f"/dev/{name}", f"{_STAGE}/dev/{name}", MountFlag.RDONLY | MountFlag.NOSUID)
+    for name, target in _DEVICE_LINKS.items():
+        os.symlink(target, f"{_STAGE}/dev/{name}")
+
+
+def enter_root() -> None:
+    """Make the stage the root, let go of the host's tree, and make the new root read-only."""
+    os.chdir(_STAGE)
+    # The old root is stacked below the new one, so no directory has to exist for it (pivot_root(2)).
+    pivot_root(".", ".")
+    umount(".", UmountFlag.DETACH)
+    os.chdir("/")
+    mount(None, "/", None, MountFlag.REMOUNT | MountFlag.BIND | _READ_ONLY)
+    # The superblock too: a mount of it made elsewhere could not be written either.
+    mount(None, "/", None, MountFlag.REMOUNT | _READ_ONLY)
+
+
+def mount_scratch(size: int, uid: int, gid: int) -> None:
+    """Mount the job's own tmpfs of `size` bytes, seen as `/box` and `/tmp`, one quota for both."""
+    mount(
+        "scratch",
+        "/tmp",  # noqa: S108  # the jail's own
+        "tmpfs",
+        _SCRATCH,
+        f"size={size},nr_inodes={INODES + _OWN_INODES},mode=0755",
+    )
+    for name, mode in (("box", 0o700), ("tmp", 0o1777)):
+        path = f"/tmp/{name}"  # noqa: S108
+        os.mkdir(path)
+        os.chmod(path, mode)
+        os.chown(path, uid, gid)
+    mount("/tmp/box", "/box", None, MountFlag.BIND)  # noqa: S108
+    # This one covers the mount that holds both, which can't be reached from then on.
+    mount("/tmp/tmp", "/tmp", None, MountFlag.BIND)  # noqa: S108
+
+
+def mount_proc() -> bool:
+    """Mount `/proc` with the processes of this jail only; give whether there is one.
+
+    Without `subset=pid` (Linux before 5.8) it would show and offer the whole kernel, so then there
+    is none at all.
+    """
+    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+    try:
+        mount("proc", "/proc", "proc", flags, "hidepid=invisible,subset=pid")
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def protect_proc() -> None:
+    """Make `/proc` read-only."""
+    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.RDONLY
+    mount(None, "/proc", None, MountFlag.REMOUNT | MountFlag.BIND | flags)
+
+
+def _bind(source: str, target: str, flags: MountFlag) -> None:
+    """Show `source` at `target` with `flags`, making the place for it."""
+    if os.path.isdir(source):
+        os.makedirs(target, 0o755, exist_ok=True)
+    elif not os.path.lexists(target):
+        os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
+        with open(target, "x", encoding="utf-8"):
+            pass
+    mount(source, target, None, MountFlag.BIND)
+    # The kernel ignores every other flag on the first bind; they take a remount (mount(2)).
+    mount(None, target, None, MountFlag.REMOUNT | MountFlag.BIND | flags)
