@@ -1,0 +1,218 @@
+"""How a jail is built: the two tables of steps, and what each does.
+
+Theory of operation. A *zygote* is a process born by a clean exec: an empty environment, one thread,
+no descriptor but its control socket, and pid 1 of a pid namespace of its own, so that when it goes
+the kernel kills every jail it made. It takes the steps of `ROOT_STEPS` once: from then on it sees the
+small read-only root of its runtime and nothing else of the host.
+
+For each job it starts an *init*, pid 1 of the jail: root, hidden, sharing the zygote's memory and
+never running a line of it. The job's own process is forked into init's pid namespace as pid 2. It
+takes the steps of `JAIL_STEPS` and waits, harmless and complete, at its job socket; when the job
+comes it takes those of `START_STEPS`, and the script runs. The zygote, its real parent, reaps it, so
+the exit status is exact; killing init kills whatever else is left in the jail.
+
+A step that fails means that the job does not run: its title and the reason go back over the job
+socket, and the process ends. The job socket closes as the script starts, so nothing that a script
+does can be taken for a word of ours.
+
+The steps before the job comes need to know only the user and the size of the disk. That lets a jail
+stand ready ahead of its job.
+"""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sandbox_core import mounts, privileges
+from sandbox_core.syscalls import CloneFlag, Prctl, prctl, set_hostname, unshare
+
+#: Where the script runs, and what it finds there.
+WORKING_DIRECTORY = "/box"
+HOSTNAME = "sandbox"
+
+#: The job socket's place while the jail is made ready: the first after the standard streams.
+_JOB_SOCKET = 3
+LAST_FD = 2**31 - 1
+
+_OOM_SCORE_WORST = b"1000"  # proc_pid_oom_score_adj(5)
+
+
+class StepError(Exception):
+    """A step failed: `title` is its name in the table."""
+
+    def __init__(self, title: str, error: BaseException) -> None:
+        super().__init__(f"{title}: {error}")
+        self.title = title
+        self.errno = error.errno if isinstance(error, OSError) else None
+        self.reason = str(error) or type(error).__name__
+
+
+class Jail:
+    """One jail in the making, as the process that will be the job sees it."""
+
+    def __init__(self, order: dict[str, Any], fds: Sequence[int]) -> None:
+        self.uid: int = order["uid"]
+        self.gid: int = order["gid"]
+        self.disk: int = order["disk"]
+        self.stdio = fds[:3]
+        self.socket = fds[3]
+        self.cgroups = fds[4:]
+        self.command: Sequence[str] = ()
+        self.environment: dict[str, str] = {}
+        self.job: dict[str, Any] = {}
+        self.stream: Any = None
+
+
+# The root of a runtime, made once by its zygote.
+
+
+def _enter_own_namespaces(_: dict[str, Any]) -> None:
+    unshare(CloneFlag.NEWNS | CloneFlag.NEWNET | CloneFlag.NEWIPC | CloneFlag.NEWUTS)
+    set_hostname(HOSTNAME)
+    prctl(Prctl.SET_DUMPABLE, 0)
+
+
+ROOT_STEPS: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
+    ("leave the host's mount, network, IPC and UTS namespaces", _enter_own_namespaces),
+    ("make every mount private", lambda _: mounts.make_private()),
+    ("put the read-only root together", mounts.build_root),
+    ("make the five harmless devices", lambda _: mounts.make_devices()),
+    ("pivot into the root and let go of the host's", lambda _: mounts.enter_root()),
+    ("empty the capability bounding set", lambda _: privileges.empty_bounding_set()),
+)
+
+
+# One jail, made by the process that will be the job.
+
+
+def _join_cgroups(jail: Jail) -> None:
+    for fd in jail.cgroups:
+        os.write(fd, b"0")  # 0 is the writer itself (cgroups(7))
+
+
+def _leave_session(_: Jail) -> None:
+    os.setsid()
+    privileges.die_with_parent()
+
+
+def _enter_namespaces(_: Jail) -> None:
+    # The pid namespace is init's, entered by the fork. The cgroup namespace comes after the join, or
+    # its root would be the supervisor's cgroup.
+    unshare(
+        CloneFlag.NEWNS | CloneFlag.NEWNET | CloneFlag.NEWIPC | CloneFlag.NEWUTS | CloneFlag.NEWCGROUP
+    )
+
+
+def _mount_scratch(jail: Jail) -> None:
+    mounts.mount_scratch(jail.disk, jail.uid, jail.gid)
+
+
+def _mount_proc(_: Jail) -> None:
+    if mounts.mount_proc():
+        # The kernel takes the job first when the host runs out of memory, never the supervisor.
+        # As bytes: in the root of a program that is no Python, no codec is left to import.
+        with open("/proc/self/oom_score_adj", "wb") as file:
+            file.write(_OOM_SCORE_WORST)
+        mounts.protect_proc()
+
+
+def _place_descriptors(jail: Jail) -> None:
+    # First out of the way of the places that the dup2 calls are about to take.
+    streams = [_above(fd) for fd in jail.stdio]
+    job_socket = _above(jail.socket)
+    for place, fd in enumerate(streams):
+        os.dup2(fd, place)
+    os.dup2(job_socket, _JOB_SOCKET, inheritable=False)
+    os.closerange(_JOB_SOCKET + 1, LAST_FD)
+    jail.socket = _JOB_SOCKET
+
+
+def _above(fd: int) -> int:
+    while fd <= _JOB_SOCKET:
+        fd = os.dup(fd)
+    return fd
+
+
+def _become_the_user(jail: Jail) -> None:
+    privileges.become(jail.uid, jail.gid)
+
+
+def _give_up_privileges(_: Jail) -> None:
+    privileges.give_up_privileges()
+    privileges.die_with_parent()  # the change of user cleared it
+
+
+JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
+    ("join the job's own cgroups", _join_cgroups),
+    ("start a session of its own, without a terminal", _leave_session),
+    ("enter fresh mount, network, IPC, UTS and cgroup namespaces", _enter_namespaces),
+    ("mount a private /box and /tmp of the allowed size", _mount_scratch),
+    ("mount /proc with the jail's own processes only", _mount_proc),
+    ("keep stdin, stdout, stderr and the job socket, close all else", _place_descriptors),
+    ("set the resource limits", lambda _: privileges.limit_resources()),
+    ("become a user and group that nobody else on the host is", _become_the_user),
+    ("give up every capability and rule out gaining any", _give_up_privileges),
+)
+
+
+# The start of the job, when it comes.
+
+
+def _receive_job(jail: Jail) -> None:
+    # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
+    jail.stream = socket.socket(fileno=jail.socket).makefile("rb")
+    size = int.from_bytes(jail.stream.read(4), "big")
+    jail.job = json.loads(jail.stream.read(size))
+
+
+def open_working_directory() -> int:
+    """Open `/box`, for the supervisor to collect files from once the job has ended."""
+    return os.open(WORKING_DIRECTORY, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _place_files(jail: Jail) -> None:
+    os.chdir(WORKING_DIRECTORY)
+    os.umask(0o022)
+    for path, size in jail.job["files"]:
+        if directory := os.path.dirname(path):
+            os.makedirs(directory, exist_ok=True)
+        with open(path, "xb") as file:
+            missing = size
+            while missing:
+                chunk = jail.stream.read(min(missing, 1 << 20))
+                if not chunk:
+                    raise EOFError("the supervisor went away")
+                file.write(chunk)
+                missing -= len(chunk)
+
+
+def _lower_limits(jail: Jail) -> None:
+    privileges.lower_to_job(**jail.job["rlimits"])
+
+
+def _start(jail: Jail) -> None:
+    # Python ignores these two, and what is ignored stays so through exec.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    command = [*jail.command, *jail.job["args"]]
+    os.execve(command[0], command, {**jail.environment, **jail.job["env"]})
+
+
+START_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
+    ("receive the job", _receive_job),
+    ("place the script and its files", _place_files),
+    ("lower the resource limits to the job's", _lower_limits),
+    ("start the script", _start),
+)
+
+
+def take(steps: Sequence[tuple[str, Callable[[Any], object]]], subject: Any) -> None:
+    """Take `steps` in order; the first that fails raises `StepError` with its title."""
+    for title, step in steps:
+        try:
+            step(subject)
+        except Exception as error:
+            raise StepError(title, error) from error

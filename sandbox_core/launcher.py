@@ -1,0 +1,167 @@
+"""The supervisor's side of a zygote: starting it, and ordering jails from it.
+
+The other side, and the messages between the two, are `sandbox_core.zygote`'s.
+"""
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from sandbox_core.errors import SandboxError
+from sandbox_core.runtimes import Runtime
+from sandbox_core.syscalls import CloneFlag, unshare
+from sandbox_core.zygote import MESSAGE_SIZE
+
+#: Seconds that our own code in a zygote or a jail may take for one answer: a thousand times what it
+#: needs, so that only a host in trouble reaches it.
+ANSWER_TIMEOUT = 60.0
+
+#: The zygote finds this package by path: it starts without site-packages, where it may be installed.
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_BOOT = (
+    "import sys; sys.path.append(sys.argv[1]); from sandbox_core.zygote import main; "
+    "main(int(sys.argv[2]), int(sys.argv[3]))"
+)
+_START = "start a zygote"
+
+
+class ZygoteGone(SandboxError):
+    """The zygote ended, and with it every jail it had made."""
+
+    def __init__(self) -> None:
+        super().__init__("talk to the zygote", "it has ended")
+
+
+class ZygoteProcess:
+    """A running zygote of one runtime, for jobs of one user."""
+
+    def __init__(self, runtime: Runtime, uid: int) -> None:
+        """Start it and wait until it is in its root; `SandboxError` names the step that failed."""
+        self._next_id = 0
+        self._ended: dict[int, dict[str, Any]] = {}
+        self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._process = _start(theirs)
+        except BaseException:
+            self.control.close()
+            raise
+        finally:
+            theirs.close()
+        try:
+            self.control.settimeout(ANSWER_TIMEOUT)
+            self._send(
+                [],
+                plan=runtime.plan(uid),
+                command=[*runtime.command, f"/box/{runtime.script}"],
+                environment=runtime.environment(),
+            )
+            answer, _ = self._receive()
+            if "failed" in answer:
+                raise SandboxError(answer["failed"], answer["reason"])
+        except BaseException:
+            self.close()
+            raise
+
+    def prepare(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int]:
+        """Order a jail; give its id and its init's pidfd, which the caller closes.
+
+        `fds` are stdin, stdout, stderr, the job socket, and the cgroups to join.
+        """
+        self._next_id += 1
+        jail_id = self._next_id
+        self._send(fds, prepare=jail_id, **order)
+        while True:
+            answer, received = self._receive()
+            if answer["jail"] != jail_id:
+                self._ended[answer["jail"]] = answer
+            elif "failed" in answer:
+                raise SandboxError(answer["failed"], answer["reason"])
+            else:
+                return jail_id, received[0]
+
+    def ended(self, jail_id: int, timeout: float) -> dict[str, Any] | None:
+        """Give the exit record of a jail, or None when it has not come within `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        while jail_id not in self._ended:
+            if not self._readable(max(0.0, deadline - time.monotonic())):
+                return None
+            answer, _ = self._receive()
+            self._ended[answer["jail"]] = answer
+        return self._ended.pop(jail_id)
+
+    def _readable(self, timeout: float) -> bool:
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
+        return bool(poll.poll(timeout * 1000))
+
+    def close(self) -> None:
+        """End it; the kernel ends every jail that it still has."""
+        self.control.close()
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _send(self, fds: list[int], **message: Any) -> None:
+        encoded = json.dumps(message).encode()
+        if len(encoded) > MESSAGE_SIZE:
+            raise SandboxError("send to the zygote", f"a message of {len(encoded)} bytes")
+        try:
+            socket.send_fds(self.control, [encoded], fds)
+        except (BrokenPipeError, ConnectionResetError):
+            raise ZygoteGone from None
+
+    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+        try:
+            message, fds, _, _ = socket.recv_fds(self.control, MESSAGE_SIZE, 1)
+        except ConnectionResetError:
+            raise ZygoteGone from None
+        if not message:
+            raise ZygoteGone
+        return json.loads(message), fds
+
+
+def _start(control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start a zygote as pid 1 of a pid namespace of its own.
+
+    Its death is then the death of every process in its jails, whatever their state, and that is for
+    the kernel to do. A thread of this process, made for that and gone at once, is what enters the
+    namespace: the namespace of a thread's children is its own affair (pid_namespaces(7)), and the
+    children are this process's all the same.
+    """
+    outcome: list[subprocess.Popen[bytes] | OSError] = []
+
+    def start() -> None:
+        supervisor = os.pidfd_open(os.getpid())
+        try:
+            unshare(CloneFlag.NEWPID)
+            interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
+            fds = (control.fileno(), supervisor)
+            outcome.append(
+                subprocess.Popen(
+                    [interpreter, "-I", "-S", "-c", _BOOT, _PACKAGES, *map(str, fds)],
+                    pass_fds=fds,
+                    env={},
+                    cwd="/",
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    start_new_session=True,
+                )
+            )
+        except OSError as error:
+            outcome.append(error)
+        finally:
+            os.close(supervisor)
+
+    thread = threading.Thread(target=start, name="start-zygote")
+    thread.start()
+    thread.join()
+    if isinstance(outcome[0], OSError):
+        raise SandboxError(_START, str(outcome[0])) from outcome[0]
+    return outcome[0]

@@ -1,0 +1,290 @@
+"""The runtimes table: which programs run scripts, and what of the host each may see.
+
+Built in are `python` and `python-exec` (the base interpreter that runs us, its standard library and
+none of its site-packages) and `sh`. An operator adds others in a TOML file, a table for each:
+
+    [python313]
+    prefix = "/opt/python-3.13"        # a Python by its prefix, or …
+
+    [lua]
+    command = ["/usr/bin/lua5.4"]      # … any program; the script's path comes after it
+    script = "main.lua"                # the script's name in /box; main.py by default
+    binds = ["/usr/share/lua"]         # more of the host to show, read-only
+    env = { LUA_PATH = "/box/?.lua" }  # added to the small clean environment
+    limits = { memory = 67108864 }     # maxima of this runtime's jobs
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sandbox_core.errors import InvalidJob, SandboxError
+from sandbox_core.job import Limits
+
+_CLEAN_ENVIRONMENT = {
+    "PATH": "/usr/local/bin:/usr/bin:/bin",
+    "HOME": "/box",
+    "LANG": "C.UTF-8",
+}
+
+#: Shown to every runtime where the host has them: the loader's index, the locale of `LANG` and the
+#: time zones.
+_SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/lib/locale/C.utf8", "/usr/share/zoneinfo")
+
+_MAX_SYMLINKS = 40  # what the kernel follows (path_resolution(7))
+_STEP = "read the runtimes table"
+
+#: Asks an interpreter where its parts are; it runs isolated and without site-packages.
+_PROBE = """
+import json, os, sys, sysconfig
+with open("/proc/self/maps") as maps:
+    mapped = {line.split()[-1] for line in maps if "/libpython" in line}
+print(json.dumps({
+    "executable": sys.executable,
+    "stdlib": sysconfig.get_path("stdlib"),
+    "dynload": sysconfig.get_config_var("DESTSHARED"),
+    "libraries": sorted(mapped),
+    "multiarch": sysconfig.get_config_var("MULTIARCH"),
+}))
+"""
+_PROBE_TIMEOUT = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """A way to run a script.
+
+    `command` starts the program, the script's path `/box/<script>` comes after it; `paths` are what
+    it sees of the host, `hidden` the directories below them that it does not; `limits` are maxima.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    paths: tuple[str, ...]
+    hidden: tuple[str, ...] = ()
+    script: str = "main.py"
+    env: dict[str, str] = field(default_factory=dict)
+    limits: Limits | None = None
+
+    def environment(self) -> dict[str, str]:
+        """Give the environment of a job that adds nothing to it."""
+        return {**_CLEAN_ENVIRONMENT, **self.env}
+
+    def plan(self, uid: int) -> dict[str, Any]:
+        """Give what the jail's root is made of, for jobs of user `uid`; see `mounts.build_root`."""
+        binds: list[str] = []
+        links: dict[str, str] = {}
+        for path in self.paths:
+            _show(path, binds, links)
+        return {
+            "binds": _without_nested(binds),
+            "links": links,
+            "hidden": [path for path in self.hidden if os.path.isdir(path)],
+            "texts": {
+                "/etc/passwd": f"sandbox:x:{uid}:{uid}:sandbox:/box:/bin/sh\n",
+                "/etc/group": f"sandbox:x:{uid}:\n",
+            },
+        }
+
+
+class Runtimes:
+    """The runtimes that this host offers, by name."""
+
+    def __init__(self, table: str | os.PathLike[str] | None = None) -> None:
+        """Offer the built-in runtimes and those of the TOML file `table`.
+
+        Raises `SandboxError`, naming the file and the entry, for a table that can't be used.
+        """
+        self._all = {runtime.name: runtime for runtime in _built_in()}
+        if table is not None:
+            for runtime in _read(Path(table)):
+                self._all[runtime.name] = runtime
+
+    def __getitem__(self, name: str) -> Runtime:
+        try:
+            return self._all[name]
+        except KeyError:
+            offered = ", ".join(sorted(self._all))
+            raise InvalidJob(f"runtime: {name!r} is not offered here; these are: {offered}") from None
+
+    def names(self) -> list[str]:
+        """Give the names of the runtimes."""
+        return sorted(self._all)
+
+
+def _built_in() -> list[Runtime]:
+    python = _python("python", getattr(sys, "_base_executable", None) or sys.executable)
+    shell_tools = ("/bin/sh", "/bin", "/usr/bin")
+    return [
+        python,
+        replace(python, name="python-exec"),
+        Runtime(
+            "sh", ("/bin/sh",), (*shell_tools, *_system_paths(_multiarch(python))), script="main.sh"
+        ),
+    ]
+
+
+def _multiarch(python: Runtime) -> str | None:
+    multiarch: str | None = _probe(python.command[0])["multiarch"]
+    return multiarch
+
+
+def _python(name: str, executable: str) -> Runtime:
+    """Make the runtime of the Python interpreter `executable`, with its standard library alone."""
+    found = _probe(executable)
+    stdlib, dynload = found["stdlib"], found["dynload"]
+    paths = [found["executable"], stdlib, *found["libraries"], *_system_paths(found["multiarch"])]
+    if dynload:
+        paths.append(dynload)
+    hidden = (f"{stdlib}/site-packages", f"{stdlib}/dist-packages")
+    return Runtime(
+        name, (found["executable"],), tuple(path for path in paths if os.path.exists(path)), hidden
+    )
+
+
+@cache
+def _probe(executable: str) -> dict[str, Any]:
+    """Ask the interpreter `executable`, following symlinks, where its parts are."""
+    try:
+        run = subprocess.run(
+            [os.path.realpath(executable), "-I", "-S", "-c", _PROBE],
+            env={},
+            check=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_PROBE_TIMEOUT,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxError("ask the interpreter for its parts", f"{executable}: {error}") from error
+    found: dict[str, Any] = json.loads(run.stdout)
+    return found
+
+
+def _system_paths(multiarch: str | None) -> tuple[str, ...]:
+    """Give the directories of shared libraries, as narrow as the distribution lets us."""
+    if multiarch:
+        libraries = [f"/lib/{multiarch}", f"/usr/lib/{multiarch}", "/lib64"]
+    else:
+        libraries = ["/lib", "/lib64", "/usr/lib", "/usr/lib64"]
+    return tuple(path for path in (*libraries, *_SYSTEM_FILES) if os.path.exists(path))
+
+
+def _show(path: str, binds: list[str], links: dict[str, str]) -> None:
+    """Add to `binds` and `links` what makes `path` resolve in the jail as it does on the host."""
+    for _ in range(_MAX_SYMLINKS):
+        parts = Path(os.path.normpath(path)).parts
+        for depth in range(2, len(parts) + 1):
+            prefix = os.path.join(*parts[:depth])
+            if os.path.islink(prefix):
+                target = links[prefix] = os.readlink(prefix)
+                path = os.path.join(os.path.dirname(prefix), target, *parts[depth:])
+                break
+        else:
+            binds.append(os.path.normpath(path))
+            return
+    raise SandboxError(_STEP, f"{path}: too many symbolic links")
+
+
+def _without_nested(paths: list[str]) -> list[str]:
+    """Leave out what is below a directory that is shown anyway."""
+    kept: list[str] = []
+    for path in sorted(set(paths)):
+        if not any(path.startswith(f"{above}/") for above in kept):
+            kept.append(path)
+    return kept
+
+
+def _read(table: Path) -> list[Runtime]:
+    try:
+        with table.open("rb") as file:
+            entries = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise SandboxError(_STEP, f"{table}: {error}") from error
+    runtimes = []
+    for name, entry in entries.items():
+        try:
+            runtimes.append(_entry(name, entry))
+        except (TypeError, ValueError) as error:
+            raise SandboxError(_STEP, f"{table}: [{name}]: {error}") from error
+    return runtimes
+
+
+_KEYS = ("prefix", "command", "script", "binds", "env", "limits")
+
+
+def _entry(name: str, entry: object) -> Runtime:
+    if not isinstance(entry, dict):
+        raise TypeError("expected a table; each runtime is one")
+    if unknown := [key for key in entry if key not in _KEYS]:
+        raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+    if ("prefix" in entry) == ("command" in entry):
+        raise ValueError("give either the prefix of a Python or the command of a program")
+    if "prefix" in entry:
+        runtime = _python(name, _text("prefix", entry["prefix"]) + "/bin/python3")
+    else:
+        runtime = _program(name, _texts("command", entry["command"]))
+    script = _text("script", entry.get("script", runtime.script))
+    if "/" in script or script in ("", ".", ".."):
+        raise ValueError(f"script: {script!r} is no file name")
+    return replace(
+        runtime,
+        script=script,
+        paths=(*runtime.paths, *_binds(entry.get("binds", []))),
+        env=_env(entry.get("env", {})),
+        limits=_maxima(entry.get("limits")),
+    )
+
+
+def _program(name: str, command: tuple[str, ...]) -> Runtime:
+    if not command or not os.path.isabs(command[0]):
+        raise ValueError("command: expected an absolute path first")
+    if not os.access(command[0], os.X_OK):
+        raise ValueError(f"command: {command[0]} is not there, or not executable")
+    multiarch = _multiarch(_python("python", getattr(sys, "_base_executable", sys.executable)))
+    return Runtime(name, command, (command[0], *_system_paths(multiarch)))
+
+
+def _binds(value: object) -> tuple[str, ...]:
+    binds = _texts("binds", value)
+    for path in binds:
+        if not os.path.isabs(path) or not os.path.exists(path):
+            raise ValueError(f"binds: {path!r} is no absolute path of something that exists")
+    return binds
+
+
+def _env(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise TypeError("env: expected a table of strings")
+    return {key: _text(f"env.{key}", entry) for key, entry in value.items()}
+
+
+def _maxima(value: object) -> Limits | None:
+    """Make maxima of a table of limits; what it does not name is not bounded here."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError("limits: expected a table")
+    known = {item.name for item in fields(Limits)}
+    if unknown := [key for key in value if key not in known]:
+        raise ValueError(f"limits: unknown limit {unknown[0]!r}")
+    most = (1 << 63) - 1
+    unbounded = {name: float(most) if name in ("wall_time", "cpu_time") else most for name in known}
+    return Limits(**{**unbounded, **value})
+
+
+def _text(where: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{where}: expected a string")
+    return value
+
+
+def _texts(where: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise TypeError(f"{where}: expected a list of strings")
+    return tuple(_text(where, item) for item in value)
