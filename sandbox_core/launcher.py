@@ -98,6 +98,8 @@ class ZygoteProcess:
         return self._ended.pop(jail_id)
 
     def _readable(self, timeout: float) -> bool:
+        if self.control.fileno() < 0:
+            raise ZygoteGone  # closed by us
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         return bool(poll.poll(timeout * 1000))

@@ -22,7 +22,7 @@ from sandbox_core.cgroups import Hierarchy
 from sandbox_core.collect import collect
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, content_bytes
-from sandbox_core.launcher import ANSWER_TIMEOUT, ZygoteProcess
+from sandbox_core.launcher import ANSWER_TIMEOUT, ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime
 from sandbox_core.streams import Capture, Feed
 from sandbox_core.verdict import Facts, Kill, judge
@@ -224,8 +224,10 @@ class Jail:
         self._kill()
         try:
             self.await_end()
+        except ZygoteGone:
+            self._zygote.close()  # waits for the kernel to end all that it had made
         except SandboxError:
-            self._zygote.close()  # which waits for the kernel to end all that it had made
+            self._zygote.close()
             raise
 
     def close(self) -> None:

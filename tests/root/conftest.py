@@ -1,0 +1,78 @@
+"""What the tests of real jails share: a sandbox, and the look from outside at what is left.
+
+They need root on Linux. In CI a host that can't run jails fails them; elsewhere they are skipped.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox_core import Job, Limits, Result, Sandbox
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _root() -> None:
+    if os.geteuid() == 0:
+        return
+    if os.environ.get("CI") == "true":
+        pytest.fail("these tests build jails, which takes root")
+    pytest.skip("these tests build jails, which takes root")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_temporary_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Have temporary files made where nobody else makes any, so that one left behind shows."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("tmp")))
+        patch.setenv("TMPDIR", tempfile.gettempdir())
+        yield
+
+
+@pytest.fixture(scope="session")
+def sandbox(_root: None) -> Iterator[Sandbox]:
+    """One sandbox for all tests: jobs must not disturb each other."""
+    with Sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="session")
+def run(sandbox: Sandbox) -> Callable[..., Result]:
+    """Run a script; limits are given beside the fields of the job."""
+    limit_names = Limits.__dataclass_fields__
+
+    def run(source: str | bytes, **options: Any) -> Result:
+        limits = {name: options.pop(name) for name in list(options) if name in limit_names}
+        return sandbox.run(Job(source, limits=Limits(**limits), **options))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def leftovers() -> Callable[[], dict[str, list[str]]]:
+    """Look for what running jobs can leave on a host."""
+    return _leftovers
+
+
+def _leftovers() -> dict[str, list[str]]:
+    """Give what running jobs can leave on a host: processes, cgroups, mounts, descriptors, files."""
+    processes = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(
+                line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line
+            )
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+        if 60_000 <= int(fields["Uid"].split()[0]) <= 61_183:
+            processes.append(f"{fields['Name']} {status}")
+    return {
+        "processes": processes,
+        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/sandboxed-*"))),
+        "mounts": Path("/proc/self/mountinfo").read_text().splitlines(),
+        "descriptors": sorted(os.listdir("/proc/self/fd")),
+        "files": sorted(os.listdir(tempfile.gettempdir())) + sorted(os.listdir("/dev/shm")),
+    }

@@ -1,0 +1,144 @@
+"""Nothing stays behind: not after many jobs, not after any kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sandbox_core import Job, Limits, Sandbox, SandboxError
+
+#: One of each way to end, so that each way of cleaning up is taken.
+_MIXED = [
+    Job("print('fine')"),
+    Job("import sys; sys.exit(3)"),
+    Job("import os; os.abort()"),
+    Job("while True: print('x' * 999)", limits=Limits(output=10_000)),
+    Job("x = bytearray(100 * 2**20)", limits=Limits(memory=32 * 2**20)),
+    Job("while True: pass", limits=Limits(wall_time=0.1)),
+    Job(
+        "import os, time\nfor _ in range(3):\n  if os.fork() == 0: time.sleep(60)",
+        limits=Limits(processes=4),
+    ),
+    Job("open('f', 'w').write('x' * 5000)", collect=("f",)),
+]
+
+
+def test_200_jobs_in_a_row_leave_nothing(leftovers):
+    """No process, cgroup, mount, descriptor or temporary file."""
+    with Sandbox() as sandbox:
+        sandbox.run("")
+        before = leftovers()
+        for number in range(200):
+            sandbox.run(_MIXED[number % len(_MIXED)])
+
+        assert leftovers() == before
+
+
+def test_200_jobs_eight_at_a_time_leave_nothing(leftovers):
+    """Jobs that run together each get their own output and leave nothing either."""
+    with Sandbox(slots=8) as sandbox, ThreadPoolExecutor(8) as threads:
+        list(threads.map(sandbox.run, [Job("import time; time.sleep(0.3)")] * 16))
+        before = leftovers()
+        jobs = [
+            _MIXED[number % len(_MIXED)] if number % 2 else Job(f"print({number})")
+            for number in range(200)
+        ]
+        results = list(threads.map(sandbox.run, jobs))
+
+        assert leftovers() == before
+    for number, result in enumerate(results):
+        if number % 2 == 0:
+            assert result.text == f"{number}\n"
+
+
+def test_a_closed_sandbox_leaves_nothing(leftovers):
+    """Not its zygotes, not its locks."""
+    before = leftovers()
+    locks = set(os.listdir("/run/sandboxed"))
+    with Sandbox(slots=2) as sandbox:
+        sandbox.run("")
+        sandbox.run(Job(":", runtime="sh"))
+
+    assert leftovers() == before
+    assert set(os.listdir("/run/sandboxed")) == locks
+
+
+def _zygotes_of(supervisor: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            if f"\nPPid:\t{supervisor}\n" in status.read_text():
+                found.append(int(status.parent.name))
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended while we looked
+    return found
+
+
+def test_a_killed_zygote_ends_its_job_and_is_replaced(leftovers):
+    """The job is not judged, nothing of it stays, and the next one runs."""
+    with Sandbox() as sandbox, ThreadPoolExecutor(1) as threads:
+        sandbox.run("")
+        before = leftovers()
+        known = set(_zygotes_of(os.getpid()))
+        running = threads.submit(
+            sandbox.run, Job("import time; time.sleep(30)", limits=Limits(wall_time=40))
+        )
+        time.sleep(0.5)
+        ours = [
+            pid for pid in known if b"sandbox_core.zygote" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        ]
+        os.kill(max(ours), signal.SIGKILL)
+
+        with pytest.raises(SandboxError):
+            running.result(timeout=10)
+        after = leftovers()
+        assert (after["processes"], after["cgroups"]) == (before["processes"], before["cgroups"])
+        assert sandbox.run("print('on')").text == "on\n"
+        assert leftovers() == before
+
+
+def test_a_zygote_that_died_idle_is_replaced_unnoticed():
+    """Nothing of the job has run, so it is simply run."""
+    with Sandbox() as sandbox:
+        before = set(_zygotes_of(os.getpid()))
+        sandbox.run("")
+        (zygote,) = set(_zygotes_of(os.getpid())) - before
+        os.kill(zygote, signal.SIGKILL)
+
+        assert sandbox.run("print('on')").text == "on\n"
+
+
+_SUPERVISOR = """
+from sandbox_core import Job, Limits, Sandbox
+with Sandbox() as sandbox:
+    sandbox.run("")
+    print("ready", flush=True)
+    sandbox.run(Job("import os, time\\nos.fork()\\ntime.sleep(300)", limits=Limits(wall_time=400, processes=3)))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_supervisor_takes_its_jobs_along(leftovers, number):
+    """Processes are gone within a second; what the kernel keeps, the next supervisor clears."""
+    before = leftovers()
+    supervisor = subprocess.Popen(
+        [sys.executable, "-c", _SUPERVISOR], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    with supervisor:
+        assert supervisor.stdout is not None
+        supervisor.stdout.readline()
+        time.sleep(0.5)
+        assert len(leftovers()["processes"]) == len(before["processes"]) + 2
+        supervisor.send_signal(number)
+        supervisor.wait(timeout=10)
+    time.sleep(1)
+
+    assert leftovers()["processes"] == before["processes"]
+    with Sandbox() as sandbox:
+        assert sandbox.run("print('on')").text == "on\n"
+    assert leftovers() == before
