@@ -26,7 +26,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sandbox_core import mounts, privileges
+from sandbox_core import landlock, mounts, privileges, seccomp
 from sandbox_core.syscalls import CloneFlag, Prctl, prctl, set_hostname, unshare
 
 #: Where the script runs, and what it finds there.
@@ -36,6 +36,10 @@ HOSTNAME = "sandbox"
 #: The job socket's place while the jail is made ready: the first after the standard streams.
 _JOB_SOCKET = 3
 LAST_FD = 2**31 - 1
+
+#: Assembled once, in the zygote as it starts; its jobs inherit the second one ready to install.
+_ZYGOTE_FILTER = seccomp.zygote_filter()
+_JOB_FILTER = seccomp.job_filter()
 
 _OOM_SCORE_WORST = b"1000"  # proc_pid_oom_score_adj(5)
 
@@ -82,6 +86,10 @@ ROOT_STEPS: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
     ("make the five harmless devices", lambda _: mounts.make_devices()),
     ("pivot into the root and let go of the host's", lambda _: mounts.enter_root()),
     ("empty the capability bounding set", lambda _: privileges.empty_bounding_set()),
+    (
+        "filter system calls: what no jail takes does not exist",
+        lambda _: seccomp.install(_ZYGOTE_FILTER),
+    ),
 )
 
 
@@ -155,6 +163,8 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("set the resource limits", lambda _: privileges.limit_resources()),
     ("become a user and group that nobody else on the host is", _become_the_user),
     ("give up every capability and rule out gaining any", _give_up_privileges),
+    ("confine file access once more with Landlock, where there is one", lambda _: landlock.restrict()),
+    ("filter system calls: what making the jail took is over", lambda _: seccomp.install(_JOB_FILTER)),
 )
 
 

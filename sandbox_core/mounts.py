@@ -9,7 +9,14 @@ import errno
 import os
 from typing import Any
 
-from sandbox_core.syscalls import MountFlag, UmountFlag, mount, pivot_root, umount
+from sandbox_core.syscalls import (
+    MountFlag,
+    UmountFlag,
+    mount,
+    pivot_root,
+    set_mount_attributes,
+    umount,
+)
 
 #: Where the root is put together before it becomes `/`: a directory that every Linux has, and that no
 #: runtime can need a file from.
@@ -25,7 +32,7 @@ _DEVICE_LINKS = {
 }
 
 _READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
-_SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+_SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOSYMFOLLOW
 
 #: Files and directories that a job may have on its tmpfs, beside `/box` and `/tmp` themselves.
 INODES = 4096
@@ -129,6 +136,14 @@ def _bind(source: str, target: str, flags: MountFlag) -> None:
         os.makedirs(os.path.dirname(target), 0o755, exist_ok=True)
         with open(target, "x", encoding="utf-8"):
             pass
-    mount(source, target, None, MountFlag.BIND)
-    # The kernel ignores every other flag on the first bind; they take a remount (mount(2)).
-    mount(None, target, None, MountFlag.REMOUNT | MountFlag.BIND | flags)
+    # The kernel ignores every other flag on the first bind; they take a second call (mount(2)).
+    # What is mounted below comes along, if all of it can be made read-only at one stroke.
+    try:
+        mount(source, target, None, MountFlag.BIND | MountFlag.REC)
+        set_mount_attributes(target, flags)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        umount(target, UmountFlag.DETACH)
+        mount(source, target, None, MountFlag.BIND)
+        mount(None, target, None, MountFlag.REMOUNT | MountFlag.BIND | flags)

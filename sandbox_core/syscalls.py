@@ -8,8 +8,10 @@ policy: what to mount, unshare or drop is decided elsewhere.
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
 from enum import Flag, IntEnum, IntFlag
+from functools import partial
 
 
 class CloneFlag(IntFlag):
@@ -21,6 +23,7 @@ class CloneFlag(IntFlag):
     NEWCGROUP = 0x02000000
     NEWUTS = 0x04000000
     NEWIPC = 0x08000000
+    NEWUSER = 0x10000000
     NEWPID = 0x20000000
     NEWNET = 0x40000000
 
@@ -32,6 +35,7 @@ class MountFlag(IntFlag):
     NOSUID = 2
     NODEV = 4
     NOEXEC = 8
+    NOSYMFOLLOW = 256  # Linux 5.10; ignored before
     REMOUNT = 32
     BIND = 4096
     REC = 16384
@@ -50,13 +54,19 @@ class Prctl(IntEnum):
     SET_PDEATHSIG = 1
     GET_PDEATHSIG = 2
     SET_DUMPABLE = 4
+    SET_KEEPCAPS = 8
+    SET_SECCOMP = 22
     CAPBSET_READ = 23
     CAPBSET_DROP = 24
     GET_SECUREBITS = 27
     SET_SECUREBITS = 28
+    SET_MM = 35
     SET_NO_NEW_PRIVS = 38
     GET_NO_NEW_PRIVS = 39
     CAP_AMBIENT = 47
+    SCHED_CORE = 62
+    SET_MEMORY_MERGE = 67
+    SET_PTRACER = 0x59616D61
 
 
 class Resolve(IntFlag):
@@ -108,6 +118,30 @@ def _bind(name: str, *argtypes: type) -> "ctypes._NamedFuncPointer":
     return function  # type: ignore[no-any-return]
 
 
+def _bind_number(number: int, name: str, *argtypes: type) -> Callable[..., int]:
+    """Bind a system call that libc has no function for, by its number."""
+    function = ctypes.CDLL(None, use_errno=True).syscall  # one object a call, each with its types
+    function.argtypes = (c_long, *argtypes)
+    function.restype = c_int
+    function.__name__ = name
+    function.errcheck = _check  # type: ignore[assignment]  # it takes any call's arguments
+    return partial(function, number)
+
+
+class _MountAttr(ctypes.Structure):
+    _fields_ = (
+        ("attr_set", ctypes.c_uint64),
+        ("attr_clr", ctypes.c_uint64),
+        ("propagation", ctypes.c_uint64),
+        ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
 class _CapHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", c_int))
 
@@ -118,6 +152,10 @@ class _CapData(ctypes.Structure):
         ("permitted", ctypes.c_uint32),
         ("inheritable", ctypes.c_uint32),
     )
+
+
+class _FilterProgram(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("instructions", c_char_p))
 
 
 class _OpenHow(ctypes.Structure):
@@ -131,6 +169,11 @@ class _OpenHow(ctypes.Structure):
 _CapDataPair = _CapData * 2
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: 64 capabilities in two words
 
+_BPF_INSTRUCTION_SIZE = 8
+_AT_FDCWD, _AT_RECURSIVE = -100, 0x8000  # linux/fcntl.h
+_LANDLOCK_VERSION, _LANDLOCK_PATH_BENEATH = 1, 1  # linux/landlock.h
+_SECCOMP_MODE_FILTER = 2
+
 _clone = _bind("clone", c_void_p, c_void_p, c_int, c_void_p, POINTER(c_int))
 _unshare = _bind("unshare", c_int)
 _setns = _bind("setns", c_int, c_int)
@@ -141,9 +184,15 @@ _prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _capget = _bind("capget", POINTER(_CapHeader), POINTER(_CapData))
 _capset = _bind("capset", POINTER(_CapHeader), POINTER(_CapData))
 _sethostname = _bind("sethostname", c_char_p, c_size_t)
-_syscall = _bind("syscall", c_long, c_int, c_char_p, POINTER(_OpenHow), c_size_t)
 
-_SYS_OPENAT2 = 437  # the same number on every architecture
+# glibc 2.36 has no function for these; since Linux 5.1 a new call has one number everywhere.
+_openat2 = _bind_number(437, "openat2", c_int, c_char_p, POINTER(_OpenHow), c_size_t)
+_mount_setattr = _bind_number(
+    442, "mount_setattr", c_int, c_char_p, c_int, POINTER(_MountAttr), c_size_t
+)
+_landlock_create_ruleset = _bind_number(444, "landlock_create_ruleset", c_void_p, c_size_t, c_int)
+_landlock_add_rule = _bind_number(445, "landlock_add_rule", c_int, c_int, POINTER(_PathBeneath), c_int)
+_landlock_restrict_self = _bind_number(446, "landlock_restrict_self", c_int, c_int)
 
 
 def unshare(flags: CloneFlag) -> None:
@@ -185,6 +234,15 @@ def prctl(operation: Prctl, *arguments: int) -> int:
     return int(_prctl(operation, *padded))
 
 
+def set_seccomp_filter(program: bytes) -> None:
+    """Filter the system calls of this process and its descendants with a BPF program, for good.
+
+    It takes no_new_privs or CAP_SYS_ADMIN, as seccomp(2) says.
+    """
+    wrapped = _FilterProgram(len(program) // _BPF_INSTRUCTION_SIZE, program)
+    prctl(Prctl.SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(wrapped))
+
+
 def capabilities() -> tuple[int, int, int]:
     """Give the effective, permitted and inheritable capabilities, each as a bit set, as capget(2)."""
     data = _CapDataPair()
@@ -211,7 +269,34 @@ def set_hostname(name: str) -> None:
 def openat2(directory: int, path: bytes, flags: int, resolve: Resolve) -> int:
     """Open `path` below `directory`, refusing what `resolve` names on the way, as openat2(2)."""
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
-    return int(_syscall(_SYS_OPENAT2, directory, path, how, ctypes.sizeof(how)))
+    return _openat2(directory, path, how, ctypes.sizeof(how))
+
+
+def set_mount_attributes(target: str, attributes: MountFlag) -> None:
+    """Set `attributes` on the mount at `target` and on all below it, as mount_setattr(2).
+
+    Of the flags only those that this call knows by the same value may be given: RDONLY, NOSUID,
+    NODEV, NOEXEC.
+    """
+    wrapped = _MountAttr(attributes, 0, 0, 0)
+    _mount_setattr(_AT_FDCWD, os.fsencode(target), _AT_RECURSIVE, wrapped, ctypes.sizeof(wrapped))
+
+
+def landlock_create_ruleset(attributes: object, *, version: bool = False) -> int:
+    """Make a ruleset, or give the kernel's version of Landlock, as landlock_create_ruleset(2)."""
+    if version:
+        return _landlock_create_ruleset(None, 0, _LANDLOCK_VERSION)
+    return _landlock_create_ruleset(ctypes.byref(attributes), ctypes.sizeof(attributes), 0)  # type: ignore[arg-type]
+
+
+def landlock_add_path(ruleset: int, access: int, directory: int) -> None:
+    """Grant `access` below `directory`, as landlock_add_rule(2)."""
+    _landlock_add_rule(ruleset, _LANDLOCK_PATH_BENEATH, _PathBeneath(access, directory), 0)
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Confine this process to what `ruleset` grants, as landlock_restrict_self(2)."""
+    _landlock_restrict_self(ruleset, 0)
 
 
 class IdleProcess:
