@@ -31,8 +31,14 @@ class Usage(NamedTuple):
 class Cgroup(Protocol):
     """The cgroup of one job; it is gone after `remove`."""
 
-    def join_fds(self) -> list[int]:
-        """Open the files into which a process writes "0" to join; the caller closes them."""
+    #: Whether a process can be born in it (clone3 with CLONE_INTO_CGROUP); else it has to join.
+    born_in: bool
+
+    def entrances(self) -> list[int]:
+        """Open the way in: its directory to be born in, or the files to write "0" into to join.
+
+        The caller closes them.
+        """
 
     def limit(self, memory: int, processes: int) -> None:
         """Set the limits: bytes of memory (and no swap), count of processes and threads."""
@@ -73,7 +79,7 @@ def find(proc: Path = Path("/proc/self")) -> Hierarchy:
     places = _mounted(proc)
     v2 = places.get("")
     if v2 is not None and {"memory", "pids"} <= set(_read(v2 / "cgroup.controllers").split()):
-        return _V2Hierarchy(v2)
+        return _V2Hierarchy(v2, places["top"])
     missing = [name for name in ("memory", "pids") if name not in places]
     if missing:
         raise SandboxError(
@@ -85,7 +91,7 @@ def find(proc: Path = Path("/proc/self")) -> Hierarchy:
 
 
 def _mounted(proc: Path) -> dict[str, Path]:
-    """Map each mounted controller to our own cgroup's directory; the key of v2 is ''."""
+    """Map each mounted controller to our own cgroup's directory; '' is v2's, 'top' its mount."""
     own: dict[str, str] = {}
     for line in (proc / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
@@ -106,6 +112,8 @@ def _mounted(proc: Path) -> dict[str, Path]:
             directory = _own_directory(Path(mount_point), root, own.get(name, "/"))
             if directory is not None:
                 places.setdefault(name, directory)
+                if not name:
+                    places.setdefault("top", Path(mount_point))
     return places
 
 
@@ -190,12 +198,14 @@ def _unified_kill(directory: Path) -> None:
 class _V1Cgroup:
     """A directory in each of several hierarchies."""
 
+    born_in = False
+
     def __init__(self, memory: Path, pids: Path, cpuacct: Path | None, unified: Path | None) -> None:
         self._memory, self._pids, self._cpuacct, self._unified = memory, pids, cpuacct, unified
         self._all = [path for path in (memory, pids, cpuacct, unified) if path is not None]
         _make(self._all)
 
-    def join_fds(self) -> list[int]:
+    def entrances(self) -> list[int]:
         return [os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._all]
 
     def limit(self, memory: int, processes: int) -> None:
@@ -270,12 +280,14 @@ def swap_is_on() -> bool:
 class _V2Cgroup:
     """One directory with every controller."""
 
+    born_in = True
+
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         _make([directory])
 
-    def join_fds(self) -> list[int]:
-        return [os.open(self._directory / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)]
+    def entrances(self) -> list[int]:
+        return [os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
 
     def limit(self, memory: int, processes: int) -> None:
         _write(self._directory / "memory.max", str(memory))
@@ -305,26 +317,81 @@ class _V2Cgroup:
 
 
 class _V2Hierarchy:
-    """The v2 tree below our own cgroup."""
+    """The v2 tree below a cgroup that is ours to divide."""
 
-    def __init__(self, parent: Path) -> None:
-        self._parent = parent
-        self.description = f"v2, below {parent}"
-        enabled = set(_read(parent / "cgroup.subtree_control").split())
-        wanted = [name for name in ("memory", "pids") if name not in enabled]
-        if not wanted:
-            return
-        try:
-            _write(parent / "cgroup.subtree_control", " ".join(f"+{name}" for name in wanted))
-        except OSError as error:
-            raise SandboxError(
-                _STEP,
-                f"can't enable {' and '.join(wanted)} below {parent} ({error.strerror}); delegate "
-                "this cgroup to the service (systemd: Delegate=yes) and keep other processes out",
-            ) from error
+    def __init__(self, own: Path, top: Path) -> None:
+        self._parent = _parent(own, top)
+        self.description = f"v2, below {self._parent}"
 
     def create(self, name: str) -> Cgroup:
         return _V2Cgroup(self._parent / name)
 
     def clear(self, prefix: str) -> None:
         _clear([self._parent], prefix)
+
+
+#: Where the supervisor moves to in a cgroup that it divides: a cgroup with controllers for its
+#: children may have no process of its own (cgroups(7), "no internal processes").
+_SUPERVISOR = "sandboxed-supervisor"
+
+
+def _parent(own: Path, top: Path) -> Path:
+    """Find the cgroup to make those of jobs in, and enable the controllers for them there.
+
+    `own` is ours, `top` the highest that is mounted. Below the service's own cgroup where that was
+    delegated to it (systemd's Delegate=yes) or is all that a container sees; else, for a program
+    started from a root shell, at the top of the tree.
+    """
+    if own.name == _SUPERVISOR or _is_delegated(own.parent):
+        own = own.parent
+    if _enabled(own) or _is_root(own):
+        return _enable(own)
+    if own == top or _is_delegated(own):
+        _move_aside(own)
+        return _enable(own)
+    if _enabled(top):
+        return top
+    raise SandboxError(
+        _STEP,
+        f"{own} is not ours to divide, and {top} has no memory and pids controllers for its children; "
+        "delegate a cgroup to this service (systemd: Delegate=yes)",
+    )
+
+
+def _enabled(directory: Path) -> bool:
+    return {"memory", "pids"} <= set(_read(directory / "cgroup.subtree_control").split())
+
+
+def _is_root(directory: Path) -> bool:
+    return not (directory / "cgroup.type").exists()  # every other cgroup has it (cgroups(7))
+
+
+def _is_delegated(directory: Path) -> bool:
+    """Whether systemd has handed the cgroup over (systemd.resource-control(5))."""
+    for name in ("trusted.delegate", "user.delegate"):
+        try:
+            if os.getxattr(directory, name) == b"1":
+                return True
+        except OSError:
+            continue  # no such attribute, or none at all in this file system
+    return False
+
+
+def _enable(directory: Path) -> Path:
+    if not _enabled(directory):
+        try:
+            _write(directory / "cgroup.subtree_control", "+memory +pids")
+        except OSError as error:
+            raise SandboxError(
+                _STEP, f"can't enable memory and pids for the children of {directory}: {error.strerror}"
+            ) from error
+    return directory
+
+
+def _move_aside(directory: Path) -> None:
+    """Move every process of `directory` into a child of it, ourselves among them."""
+    aside = directory / _SUPERVISOR
+    aside.mkdir(exist_ok=True)
+    for pid in _read(directory / "cgroup.procs").split():
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+            _write(aside / "cgroup.procs", pid)

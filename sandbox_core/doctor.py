@@ -1,10 +1,12 @@
 """What of this host a sandbox needs, part by part, with the mend for what is missing.
 
-The last check is the whole: a job that runs. It is what decides; the others say where to look.
+A job that runs, and one that looks at each wall from inside, are what decides; the parts before say
+where to look, the advice after them how to harden the host further.
 """
 
 import os
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +14,12 @@ from sandbox_core import cgroups
 from sandbox_core.errors import SandboxError
 from sandbox_core.job import Job
 from sandbox_core.sandbox import Sandbox
+from sandbox_core.seccomp import MACHINES
+from sandbox_core.selftest import walls
 from sandbox_core.syscalls import capabilities
 
-#: openat2(2), with which files are collected; all else that is needed is older.
-_OLDEST_KERNEL = (5, 6)
+#: clone3(2) with CLONE_INTO_CGROUP; all else that can't be done without is older.
+_OLDEST_KERNEL = (5, 7)
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
 
 #: By number in linux/capability.h: what making a jail takes.
@@ -42,20 +46,8 @@ class Check:
 
 def checks() -> list[Check]:
     """Look at each part of this host that running jobs takes."""
-    return [
-        check()
-        for check in (
-            _root,
-            _capabilities,
-            _kernel,
-            _namespaces,
-            _cgroups,
-            _swap,
-            _proc,
-            _seccomp,
-            _a_job,
-        )
-    ]
+    host = (_root, _capabilities, _kernel, _namespaces, _cgroups, _swap, _proc, _seccomp)
+    return [check() for check in host] + _jails() + advice()
 
 
 def _root() -> Check:
@@ -117,22 +109,95 @@ def _proc() -> Check:
 
 def _seccomp() -> Check:
     actions = Path("/proc/sys/kernel/seccomp/actions_avail")
+    known = platform.machine() in MACHINES
+    offered = "offered by the kernel" if actions.exists() else "not offered by the kernel"
     return Check(
         "seccomp",
-        actions.exists(),
-        "offered by the kernel" if actions.exists() else "not offered by the kernel",
-        "use a kernel that is built with CONFIG_SECCOMP_FILTER",
-        needed=False,
+        actions.exists() and known,
+        offered if known else f"no filter for {platform.machine()}",
+        f"use a kernel that is built with CONFIG_SECCOMP_FILTER, on {' or '.join(MACHINES)}",
     )
 
 
-def _a_job() -> Check:
+#: What a careful operator sets on a host of workers, and why: (file below /proc/sys, what is fine,
+#: the reason). None of it is needed for the walls to stand; each takes a way to attack them away.
+_ADVICE: tuple[tuple[str, Callable[[str], bool], str], ...] = (
+    ("kernel/io_uring_disabled", lambda v: v == "2", "=2: jobs can't use it, and it has had many bugs"),
+    ("kernel/unprivileged_bpf_disabled", lambda v: v != "0", "=2: BPF is for root alone"),
+    ("kernel/perf_event_paranoid", lambda v: int(v) >= 2, "=2: no kernel addresses by perf"),  # noqa: PLR2004
+    ("vm/unprivileged_userfaultfd", lambda v: v == "0", "=0: it makes kernel races easy to win"),
+    ("dev/tty/legacy_tiocsti", lambda v: v == "0", "=0: nobody types into another's terminal"),
+    ("kernel/yama/ptrace_scope", lambda v: int(v) >= 1, "=1: only parents trace"),
+    (
+        "user/max_user_namespaces",
+        lambda v: v == "0",
+        "=0, if nothing else needs them",
+    ),
+    (
+        "kernel/core_pattern",
+        lambda v: not v.startswith("|"),
+        "without a pipe: no crash handler",
+    ),
+    ("kernel/print-fatal-signals", lambda v: v == "0", "=0: a crash storm does not fill the log"),
+    ("fs/protected_hardlinks", lambda v: v == "1", "=1"),
+    ("fs/protected_symlinks", lambda v: v == "1", "=1"),
+    ("fs/protected_fifos", lambda v: v != "0", "=2"),
+    ("fs/protected_regular", lambda v: v != "0", "=2"),
+)
+
+#: Modules that have let a user write what he may only read, and that no job needs.
+_MODULES = ("algif_aead", "esp4", "esp6", "rxrpc", "vsock")
+
+
+def advice() -> list[Check]:
+    """Give the advice for hardening this host: `ok` is False where it is not followed."""
+    found = []
+    for name, fine, reason in _ADVICE:
+        path = Path("/proc/sys", name)
+        if path.exists():  # a kernel without it has nothing to be advised on
+            value = path.read_text().strip()
+            setting = name.replace("/", ".")
+            found.append(
+                Check(
+                    f"advice: {setting}", fine(value), value, f"sysctl {setting} {reason}", needed=False
+                )
+            )
+    loaded = {line.split()[0] for line in _lines(Path("/proc/modules"))}
+    risky = sorted(loaded.intersection(_MODULES))
+    found.append(
+        Check(
+            "advice: modules",
+            not risky,
+            ", ".join(risky) or "none of those that have been a way in",
+            f"blacklist {', '.join(risky or _MODULES)} in /etc/modprobe.d",
+            needed=False,
+        )
+    )
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _a_job(sandbox: Sandbox) -> Check:
     """Run one job, the proof of all the rest."""
-    name, mend = "a job", "mend what is reported above; the text names the step that failed"
+    result = sandbox.run(Job("print('ready')"))
+    found = f"runs, in {result.wall_time * 1000:.0f} ms" if result.ok else f"ended as {result.status}"
+    return Check("a job", result.text == "ready\n", found, "see what is reported above")
+
+
+def _jails() -> list[Check]:
+    """Run one job, and look at each wall with another."""
     try:
         with Sandbox() as sandbox:
-            result = sandbox.run(Job("print('ready')"))
+            return [
+                _a_job(sandbox),
+                *(
+                    Check(f"wall: {wall.name}", wall.stands, wall.found, "no job may run without it")
+                    for wall in walls(sandbox)
+                ),
+            ]
     except (SandboxError, OSError) as error:
-        return Check(name, False, str(error), mend)
-    found = f"runs, in {result.wall_time * 1000:.0f} ms" if result.ok else f"ended as {result.status}"
-    return Check(name, result.text == "ready\n", found, mend)
+        mend = "mend what is reported above; the text names the step that failed"
+        return [Check("a job", False, str(error), mend)]

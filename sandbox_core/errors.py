@@ -19,3 +19,6 @@ class SandboxError(RuntimeError):
         super().__init__(f"{step}: {reason}")
         self.step = step
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type["SandboxError"], tuple[str, str]]:
+        return SandboxError, (self.step, self.reason)  # an exception crosses processes in Celery

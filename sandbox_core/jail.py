@@ -44,6 +44,10 @@ _JOB_FILTER = seccomp.job_filter()
 _OOM_SCORE_WORST = b"1000"  # proc_pid_oom_score_adj(5)
 
 
+#: The place of the cgroups among the descriptors that come with an order, after the four others.
+CGROUPS = 4
+
+
 class StepError(Exception):
     """A step failed: `title` is its name in the table."""
 
@@ -63,7 +67,8 @@ class Jail:
         self.disk: int = order["disk"]
         self.stdio = fds[:3]
         self.socket = fds[3]
-        self.cgroups = fds[4:]
+        # On v2 the process was born in its cgroup, and has nothing to join.
+        self.cgroups = () if order["born_in_cgroup"] else fds[CGROUPS:]
         self.command: Sequence[str] = ()
         self.environment: dict[str, str] = {}
         self.job: dict[str, Any] = {}

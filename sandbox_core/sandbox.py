@@ -15,6 +15,7 @@ from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
 from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime, Runtimes
+from sandbox_core.selftest import refuse_without_walls
 from sandbox_core.supervisor import Cancel, Jail, Supervision
 from sandbox_core.users import JobUser
 
@@ -91,6 +92,10 @@ class Sandbox:
                 raise InvalidJob(over)
         if runtime.script in job.files:
             raise InvalidJob(f"files: {runtime.script!r} is where the source itself is placed")
+
+    def self_test(self) -> None:
+        """Look at the walls with one probing job; `SandboxError` names each that is missing."""
+        refuse_without_walls(self)
 
     def close(self) -> None:
         """End the zygotes and let go of the user ids; jobs that still run end with them."""

@@ -28,7 +28,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _X32_BIT = 0x40000000
 
 #: AUDIT_ARCH_… (linux/audit.h), and the column of `NUMBERS`.
-_MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
+MACHINES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 
 _AF_UNIX = 1
 _PERSONALITY_QUERY = 0xFFFFFFFF
@@ -168,9 +168,9 @@ def assemble(rules: dict[str, Rule], default: int, machine: str) -> bytes:
 
     Raises `ValueError` for an architecture whose calls are not known here.
     """
-    if machine not in _MACHINES:
-        raise ValueError(f"no system call numbers for {machine}; known are {', '.join(_MACHINES)}")
-    architecture, column = _MACHINES[machine]
+    if machine not in MACHINES:
+        raise ValueError(f"no system call numbers for {machine}; known are {', '.join(MACHINES)}")
+    architecture, column = MACHINES[machine]
     answers = {
         number: rule for name, rule in rules.items() if (number := NUMBERS[name][column]) is not None
     }

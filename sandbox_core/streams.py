@@ -59,8 +59,9 @@ class Capture:
             written = os.write(self._relay, self._pending[:_ATOMIC])
         except BlockingIOError:
             return
-        except BrokenPipeError:
-            # Nobody reads any more: the script gets what it would without a sandbox, SIGPIPE.
+        except OSError:
+            # Nobody reads any more, or a file is full: the script gets what it would without a
+            # sandbox when its reader goes, SIGPIPE.
             self._relay, self._pending = None, b""
             self._pipe.close()
             return

@@ -113,7 +113,7 @@ class Jail:
             self.socket, job_socket = socket.socketpair()
             self._stack.callback(self.socket.close)
             theirs.callback(job_socket.close)
-            cgroups = self.cgroup.join_fds()
+            cgroups = self.cgroup.entrances()
             for fd in cgroups:
                 theirs.callback(os.close, fd)
             order = {
@@ -122,6 +122,7 @@ class Jail:
                 "disk": self._limits.disk,
                 # A single process can leave no orphans.
                 "reap_orphans": self._limits.processes > 1,
+                "born_in_cgroup": self.cgroup.born_in,
             }
             fds = [stdin, stdout, stderr, job_socket.fileno(), *cgroups]
             self._id, self._init = self._zygote.prepare(order, fds)

@@ -23,6 +23,8 @@ RESULT_PREFIX = "celery-task-meta-"
 #: Set by a caller who wants a job stopped; counted up by a worker each time it takes a job.
 CANCEL_PREFIX = "sandboxed:cancel:"
 ATTEMPTS_PREFIX = "sandboxed:attempts:"
+#: Set by a worker while it runs a job, to what tells that run from others.
+RUNNING_PREFIX = "sandboxed:running:"
 
 #: The message header that carries when the job was submitted (Unix seconds).
 SUBMITTED_AT = "submitted_at"

@@ -7,7 +7,7 @@ or `{"failed": step, "reason": …, "errno": …}`, receives the job, and is hea
 on the control socket are one JSON object each, with descriptors beside them:
 
     → {"plan": …, "command": […], "environment": {…}}          ← {"ready": true} or {"failed": …}
-    → {"prepare": id, "uid": …, "gid": …, "disk": …, "reap_orphans": …}
+    → {"prepare": id, "uid": …, "gid": …, "disk": …, "reap_orphans": …, "born_in_cgroup": …}
       + stdin, stdout, stderr, job socket, cgroups
                               ← {"jail": id, "prepared": true} + init's pidfd, or "failed": …
                               ← {"jail": id, "status": …, "at": …} once its job is reaped
@@ -26,6 +26,7 @@ from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from sandbox_core.jail import (
+    CGROUPS,
     JAIL_STEPS,
     LAST_FD,
     ROOT_STEPS,
@@ -36,7 +37,7 @@ from sandbox_core.jail import (
     take,
 )
 from sandbox_core.privileges import die_with_parent
-from sandbox_core.syscalls import CloneFlag, IdleProcess, setns, unshare
+from sandbox_core.syscalls import CloneFlag, IdleProcess, fork_into, setns, unshare
 
 MESSAGE_SIZE = 64 * 1024
 _MAX_FDS = 16
@@ -112,7 +113,7 @@ class Zygote:
         try:
             init, init_pidfd = self._make_init(reap_orphans=order["reap_orphans"])
             try:
-                job = os.fork()
+                job = fork_into(fds[CGROUPS]) if order["born_in_cgroup"] else os.fork()
                 if job == 0:
                     self._be_the_job(order, fds)
                 job_pidfd = os.pidfd_open(job)

@@ -162,7 +162,7 @@ def test_an_unknown_runtime_is_refused(run):
 
 def test_a_file_in_the_scripts_place_is_refused(run):
     """Each runtime's own script name is taken."""
-    with pytest.raises(InvalidJob, match="main.sh"):
+    with pytest.raises(InvalidJob, match=r"main\.sh"):
         run("", runtime="sh", files={"main.sh": ""})
 
 

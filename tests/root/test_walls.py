@@ -292,7 +292,7 @@ def test_a_limit_for_the_job_is_a_limit_for_its_children(run):
 
 
 def test_limits_of_the_kernel_are_hard(run):
-    """rlimits are set with soft and hard alike; a core dump is ruled out."""
+    """Resource limits are set with soft and hard alike; a core dump is ruled out."""
     values = inside(
         run,
         "[resource.getrlimit(getattr(resource, 'RLIMIT_' + n)) for n in ('CORE', 'NOFILE', 'MEMLOCK', 'NPROC')]",

@@ -91,7 +91,7 @@ def test_a_mistake_in_the_table_is_named(tmp_path, text, message):
 
 def test_a_missing_table_is_named(tmp_path):
     """By its path."""
-    with pytest.raises(SandboxError, match="none.toml"):
+    with pytest.raises(SandboxError, match=r"none\.toml"):
         Runtimes(tmp_path / "none.toml")
 
 
