@@ -90,7 +90,10 @@ ROOT_STEPS: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
     ("put the read-only root together", mounts.build_root),
     ("make the five harmless devices", lambda _: mounts.make_devices()),
     ("pivot into the root and let go of the host's", lambda _: mounts.enter_root()),
-    ("empty the capability bounding set", lambda _: privileges.empty_bounding_set()),
+    (
+        "empty the capability bounding set and lock the secure bits",
+        lambda _: privileges.empty_bounding_set(),
+    ),
     (
         "filter system calls: what no jail takes does not exist",
         lambda _: seccomp.install(_ZYGOTE_FILTER),
