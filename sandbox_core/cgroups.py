@@ -67,6 +67,9 @@ class Hierarchy(Protocol):
     def create(self, name: str) -> Cgroup:
         """Make the cgroup `name`; `SandboxError` when the host does not let us."""
 
+    def names(self, prefix: str) -> set[str]:
+        """Give the names of the cgroups here that begin with `prefix` and a number."""
+
     def clear(self, prefix: str) -> None:
         """Kill and remove what a supervisor that died has left in cgroups named `prefix…`."""
 
@@ -175,6 +178,10 @@ def _remove(directories: list[Path]) -> None:
                 break
 
 
+def _names(parents: list[Path], prefix: str) -> set[str]:
+    return {found.name for parent in parents for found in parent.glob(f"{prefix}[0-9]*")}
+
+
 def _clear(parents: list[Path], prefix: str) -> None:
     for parent in parents:
         for directory in parent.glob(f"{prefix}*"):
@@ -267,9 +274,16 @@ class _V1Hierarchy:
             self._unified / name if self._unified is not None else None,
         )
 
+    def names(self, prefix: str) -> set[str]:
+        return _names(self._places, prefix)
+
     def clear(self, prefix: str) -> None:
+        _clear(self._places, prefix)
+
+    @property
+    def _places(self) -> list[Path]:
         places = (self._unified, self._memory, self._pids, self._cpuacct)
-        _clear([place for place in places if place is not None], prefix)
+        return [place for place in places if place is not None]
 
 
 def swap_is_on() -> bool:
@@ -325,6 +339,9 @@ class _V2Hierarchy:
 
     def create(self, name: str) -> Cgroup:
         return _V2Cgroup(self._parent / name)
+
+    def names(self, prefix: str) -> set[str]:
+        return _names([self._parent], prefix)
 
     def clear(self, prefix: str) -> None:
         _clear([self._parent], prefix)

@@ -3,6 +3,7 @@
 The other side, and the messages between the two, are `sandbox_core.zygote`'s.
 """
 
+import errno
 import json
 import os
 import select
@@ -84,6 +85,11 @@ class ZygoteProcess:
                 self._ended[answer["jail"]] = answer
             elif "failed" in answer:
                 raise SandboxError(answer["failed"], answer["reason"])
+            elif not received:
+                # The kernel drops a descriptor that there is no room for. A jail that can't be
+                # killed by it must not be, so it goes with its zygote.
+                self.close()
+                raise SandboxError("receive the jail", os.strerror(errno.EMFILE))
             else:
                 return jail_id, received[0]
 
@@ -98,11 +104,16 @@ class ZygoteProcess:
         return self._ended.pop(jail_id)
 
     def _readable(self, timeout: float) -> bool:
-        if self.control.fileno() < 0:
-            raise ZygoteGone  # closed by us
+        if self.closed:
+            raise ZygoteGone
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self.control.fileno() < 0
 
     def close(self) -> None:
         """End it; the kernel ends every jail that it still has."""

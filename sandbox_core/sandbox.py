@@ -7,17 +7,17 @@ worker, the commands `run`, `repl` and `serve`, and the tests are made of this.
 import itertools
 import os
 import queue
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-from sandbox_core import cgroups
+from sandbox_core import cgroups, users
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
 from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import refuse_without_walls
 from sandbox_core.supervisor import Cancel, Jail, Supervision
-from sandbox_core.users import JobUser
 
 __all__ = ["Cancel", "Sandbox"]
 
@@ -44,6 +44,7 @@ class Sandbox:
         self.maxima = maxima
         self.runtimes = Runtimes(runtimes)
         self.hierarchy = cgroups.find()
+        _reap(self.hierarchy)
         self._slots: list[_Slot] = []
         self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         try:
@@ -120,11 +121,9 @@ class _Slot:
 
     def __init__(self, hierarchy: cgroups.Hierarchy) -> None:
         self._hierarchy = hierarchy
-        self._user = JobUser()
+        self._user = users.hold()
         self._names = (f"{_prefix(self._user.uid)}{number}" for number in itertools.count())
         self._zygotes: dict[str, ZygoteProcess] = {}
-        # The id was free, so what bears its name was left by a supervisor that died.
-        hierarchy.clear(_prefix(self._user.uid))
 
     def run(
         self,
@@ -133,19 +132,23 @@ class _Slot:
         relay: tuple[int | None, int | None, int | None],
         cancel: Cancel | None,
     ) -> Result:
+        feed = relay[0] is not None
         try:
-            jail = self._make_jail(job, runtime, feed=relay[0] is not None)
-        except ZygoteGone:
-            # Nothing of the job has run yet, and a zygote may have died since the last one.
-            self._drop(runtime)
-            jail = self._make_jail(job, runtime, feed=relay[0] is not None)
-        try:
-            return Supervision(jail, job, runtime, relay, cancel).run()
-        except ZygoteGone:
+            try:
+                jail = self._make_jail(job, runtime, feed=feed)
+            except ZygoteGone:
+                # Nothing of the job has run yet, and a zygote may have died since the last one.
+                self._drop(runtime)
+                jail = self._make_jail(job, runtime, feed=feed)
+            with closing(jail):
+                return Supervision(jail, job, runtime, relay, cancel).run()
+        except SandboxError:
+            # It may be the zygote that is broken, and a new one costs little.
             self._drop(runtime)
             raise
-        finally:
-            self._close_jail(jail, runtime)
+        except OSError as error:
+            self._drop(runtime)
+            raise SandboxError("supervise the job", str(error)) from error
 
     def _make_jail(self, job: Job, runtime: Runtime, *, feed: bool) -> Jail:
         uid = self._user.uid
@@ -153,13 +156,6 @@ class _Slot:
         if zygote is None:
             zygote = self._zygotes[runtime.name] = ZygoteProcess(runtime, uid)
         return Jail(zygote, self._hierarchy, next(self._names), uid, job.limits, feed=feed)
-
-    def _close_jail(self, jail: Jail, runtime: Runtime) -> None:
-        try:
-            jail.close()
-        except SandboxError:
-            self._drop(runtime)
-            raise
 
     def _drop(self, runtime: Runtime) -> None:
         zygote = self._zygotes.pop(runtime.name, None)
@@ -173,5 +169,23 @@ class _Slot:
         self._user.close()
 
 
+_NAME = "sandboxed-"
+
+
 def _prefix(uid: int) -> str:
-    return f"sandboxed-{uid}-"
+    return f"{_NAME}{uid}-"
+
+
+def _reap(hierarchy: cgroups.Hierarchy) -> None:
+    """Clear what supervisors that died have left, and touch nothing of those that live.
+
+    Whoever lives holds the user ids of its jobs, and those are in the names of its cgroups.
+    """
+    marked = {int(name.split("-")[1]) for name in hierarchy.names(_NAME)}
+    for uid in marked | users.known():
+        user = users.hold_one(uid)
+        if user is not None:
+            try:
+                hierarchy.clear(_prefix(uid))
+            finally:
+                user.close()

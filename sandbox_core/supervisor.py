@@ -174,6 +174,8 @@ class Jail:
         answer = json.loads(line)
         if "failed" in answer:
             raise SandboxError(answer["failed"], answer["reason"])
+        if not fds:
+            raise SandboxError("receive the working directory", os.strerror(errno.EMFILE))
         return True
 
     def kill(self, reason: Kill) -> None:

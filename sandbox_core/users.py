@@ -16,32 +16,50 @@ FIRST, LAST = 60_000, 61_183
 
 STATE_DIRECTORY = Path("/run/sandboxed")
 
+_STEP = "hold a user id for the jobs"
+
 
 class JobUser:
-    """A user id held until `close`."""
+    """A user id held until `close`; made by `hold`."""
 
-    def __init__(self, directory: Path = STATE_DIRECTORY) -> None:
-        """Hold the first free id; `SandboxError` when there is none or the locks can't be kept."""
-        self._directory = directory
-        try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            for uid in range(FIRST, LAST + 1):
-                lock = None if _has_account(uid) else _lock(directory / str(uid))
-                if lock is not None:
-                    self.uid, self._lock = uid, lock
-                    return
-        except OSError as error:
-            raise SandboxError("hold a user id for the jobs", str(error)) from error
-        raise SandboxError(
-            "hold a user id for the jobs",
-            f"all ids from {FIRST} to {LAST} are taken; run fewer workers on this host",
-        )
+    def __init__(self, uid: int, path: Path, lock: int) -> None:
+        self.uid = uid
+        self._path, self._lock = path, lock
 
     def close(self) -> None:
         """Let go of the id."""
         # Removed while it is still locked: whoever has opened it meanwhile sees that it is gone.
-        (self._directory / str(self.uid)).unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
         os.close(self._lock)
+
+
+def hold(directory: Path = STATE_DIRECTORY) -> JobUser:
+    """Hold the first free id; `SandboxError` when there is none or the locks can't be kept."""
+    for uid in range(FIRST, LAST + 1):
+        user = None if _has_account(uid) else hold_one(uid, directory)
+        if user is not None:
+            return user
+    raise SandboxError(
+        _STEP, f"all ids from {FIRST} to {LAST} are taken; run fewer workers on this host"
+    )
+
+
+def hold_one(uid: int, directory: Path = STATE_DIRECTORY) -> JobUser | None:
+    """Hold the id `uid`, or give None when a running supervisor has it."""
+    path = directory / str(uid)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise SandboxError(_STEP, str(error)) from error
+    return None if lock is None else JobUser(uid, path, lock)
+
+
+def known(directory: Path = STATE_DIRECTORY) -> set[int]:
+    """Give the ids that somebody holds, or held when it died."""
+    if not directory.is_dir():
+        return set()
+    return {int(path.name) for path in directory.iterdir() if path.name.isdigit()}
 
 
 def _has_account(uid: int) -> bool:
