@@ -34,10 +34,10 @@ class Cgroup(Protocol):
     #: Whether a process can be born in it (clone3 with CLONE_INTO_CGROUP); else it has to join.
     born_in: bool
 
-    def entrances(self) -> list[int]:
-        """Open the way in: its directory to be born in, or the files to write "0" into to join.
+    def entrances(self) -> list[tuple[Path, int]]:
+        """Give what to open to let a process in, each with the flags to open it.
 
-        The caller closes them.
+        It is the directory to be born in, or the files to write "0" into to join.
         """
 
     def limit(self, memory: int, processes: int) -> None:
@@ -212,8 +212,8 @@ class _V1Cgroup:
         self._all = [path for path in (memory, pids, cpuacct, unified) if path is not None]
         _make(self._all)
 
-    def entrances(self) -> list[int]:
-        return [os.open(path / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for path in self._all]
+    def entrances(self) -> list[tuple[Path, int]]:
+        return [(path / "cgroup.procs", os.O_WRONLY) for path in self._all]
 
     def limit(self, memory: int, processes: int) -> None:
         _write(self._memory / "memory.limit_in_bytes", str(memory))
@@ -300,8 +300,8 @@ class _V2Cgroup:
         self._directory = directory
         _make([directory])
 
-    def entrances(self) -> list[int]:
-        return [os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)]
+    def entrances(self) -> list[tuple[Path, int]]:
+        return [(self._directory, os.O_RDONLY | os.O_DIRECTORY)]
 
     def limit(self, memory: int, processes: int) -> None:
         _write(self._directory / "memory.max", str(memory))

@@ -113,9 +113,10 @@ class Jail:
             self.socket, job_socket = socket.socketpair()
             self._stack.callback(self.socket.close)
             theirs.callback(job_socket.close)
-            cgroups = self.cgroup.entrances()
-            for fd in cgroups:
-                theirs.callback(os.close, fd)
+            cgroups = []
+            for path, flags in self.cgroup.entrances():
+                cgroups.append(os.open(path, flags | os.O_CLOEXEC))
+                theirs.callback(os.close, cgroups[-1])
             order = {
                 "uid": uid,
                 "gid": uid,

@@ -4,6 +4,7 @@ The switches are here and nowhere else: the boot code of a zygote is replaced by
 after a given step, and a supervisor kills itself at a given one of its own calls.
 """
 
+import os
 import random
 import resource
 import signal
@@ -171,10 +172,11 @@ def test_a_host_without_descriptors_left_is_told(leftovers):
         sandbox.run("")
         before = leftovers()
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        used = len(before["descriptors"])
+        lowest_free = os.dup(0)
+        os.close(lowest_free)
         outcomes = []
         for room in range(0, 48, 2):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (used + room, hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free + room, hard))
             try:
                 outcomes.append(_outcome(sandbox))
             finally:
