@@ -14,6 +14,16 @@ import pytest
 from sandbox_core import Job, Limits, Result, Sandbox
 
 
+#: How many times slower than an ordinary machine this one is; for one that is emulated.
+TIME_FACTOR = float(os.environ.get("SANDBOXED_TEST_TIME_FACTOR", "1"))
+
+
+@pytest.fixture(scope="session")
+def time_factor() -> float:
+    """By how much a test should stretch the times that it counts on."""
+    return TIME_FACTOR
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _root() -> None:
     if os.geteuid() == 0:
@@ -46,6 +56,7 @@ def run(sandbox: Sandbox) -> Callable[..., Result]:
 
     def run(source: str | bytes, **options: Any) -> Result:
         limits = {name: options.pop(name) for name in list(options) if name in limit_names}
+        limits.setdefault("wall_time", Limits().wall_time * TIME_FACTOR)
         return sandbox.run(Job(source, limits=Limits(**limits), **options))
 
     return run

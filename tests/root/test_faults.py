@@ -78,14 +78,16 @@ def _starts_clean(leftovers, before):
 
 @pytest.mark.parametrize(("table", "number"), _STEPS)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_supervisor_killed_after_any_step_leaves_nothing(leftovers, table, number, processes):
+def test_a_supervisor_killed_after_any_step_leaves_nothing(
+    leftovers, time_factor, table, number, processes
+):
     """In the zygote, in the making of the jail, and in the start of the job."""
     before = leftovers()
     source = _STUCK.format(table=table, number=number, processes=processes)
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == b"ready\n"
-        time.sleep(0.3)
+        time.sleep(0.3 + 0.05 * time_factor)
         assert supervisor.poll() is None
         supervisor.kill()
     _settled(leftovers, before)
