@@ -13,7 +13,6 @@ import pytest
 
 from sandbox_core import Job, Limits, Result, Sandbox
 
-
 #: How many times slower than an ordinary machine this one is; for one that is emulated.
 TIME_FACTOR = float(os.environ.get("SANDBOXED_TEST_TIME_FACTOR", "1"))
 
