@@ -33,7 +33,7 @@ _COMMANDS = {
     "worker": _Lazy("worker.cli:worker", "Start a worker; Celery's own options pass through."),
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
     "demo": _Lazy("worker.demo:demo", "Run friendly and hostile scripts through a queue."),
-    "doctor": _Lazy("sandbox_core.commands:doctor", "Check this host part by part."),
+    "doctor": _Lazy("worker.doctor:doctor", "Check this host part by part."),
     "schema": _Lazy("sandbox_core.commands:schema", "Print the JSON Schemas of Job and Result."),
 }
 

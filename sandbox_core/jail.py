@@ -1,4 +1,4 @@
-"""How a jail is built: the two tables of steps, and what each does.
+"""How a jail is built: the three tables of steps, and what each does.
 
 Theory of operation. A *zygote* is a process born by a clean exec: an empty environment, one thread,
 no descriptor but its control socket, and pid 1 of a pid namespace of its own, so that when it goes

@@ -75,6 +75,8 @@ class Sandbox:
         Raises `InvalidJob` where the job can't be run as asked, `SandboxError` where the sandbox
         could not do its work.
         """
+        if not self._slots:
+            raise SandboxError("run a job", "this sandbox is closed")
         if not isinstance(job, Job):
             job = Job(job)
         runtime = self.runtimes[job.runtime]

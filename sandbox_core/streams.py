@@ -82,7 +82,9 @@ class Capture:
 
     def _wait_for_reader(self) -> None:
         assert self._relay is not None
-        select.select((), (self._relay,), ())
+        poll = select.poll()
+        poll.register(self._relay, select.POLLOUT)
+        poll.poll()
         self._pass_on()
 
 

@@ -61,7 +61,9 @@ class Cancel:
 
     def is_set(self) -> bool:
         """Whether the job is to be stopped."""
-        return bool(select.select((self._event,), (), (), 0)[0])
+        poll = select.poll()
+        poll.register(self._event, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         """Let go of the descriptor."""

@@ -141,16 +141,21 @@ class Zygote:
 
     def _be_the_job(self, order: dict[str, Any], fds: list[int]) -> NoReturn:
         """Become the job; never return into the zygote's loop."""
-        jail = Jail(order, fds)
-        jail.command, jail.environment = self._command, self._environment
+        try:
+            jail = Jail(order, fds)
+            jail.command, jail.environment = self._command, self._environment
+            self._take_steps(jail)
+        finally:
+            os._exit(1)
+
+    @staticmethod
+    def _take_steps(jail: Jail) -> None:
         try:
             take(JAIL_STEPS, jail)
             _report_ready(jail)
             take(START_STEPS, jail)
         except StepError as error:
             _report(jail, {"failed": error.title, "reason": error.reason, "errno": error.errno})
-        finally:
-            os._exit(1)
 
     def _reap(self, job_pidfd: int) -> None:
         at = time.monotonic()
