@@ -355,7 +355,7 @@ def test_the_doctor_needs_root_for_a_job_to_run() -> None:
     program = (
         # Loaded before, since the interpreter itself may be for root's eyes only.
         "import os, encodings.ascii, encodings.idna, secrets\n"
-        "from sandbox_core import cli\nimport worker.doctor\nos.setuid(65534)\n"
+        "from sandbox_core import cli\nimport worker.doctor\nworker.doctor._redis()\nos.setuid(65534)\n"
         "cli.main(['doctor', '--json'])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
