@@ -50,9 +50,11 @@ _PRCTL_OPERATIONS = (
     Prctl.SET_MEMORY_MERGE,
     Prctl.SET_PTRACER,
 )
-#: NEWTIME is missing here: clone(2) has no room for it, and clone3 is not there.
-_NEW_NAMESPACES = (
-    CloneFlag.NEWNS
+#: No namespaces (NEWTIME is missing: clone(2) has no room for it, and clone3 is not there), and no
+#: sibling: it would be the zygote's child, which nobody waits for, and keep the jail from ending.
+_FORBIDDEN_CLONES = (
+    CloneFlag.PARENT
+    | CloneFlag.NEWNS
     | CloneFlag.NEWCGROUP
     | CloneFlag.NEWUTS
     | CloneFlag.NEWIPC
@@ -158,7 +160,7 @@ def job_rules() -> dict[str, Rule]:
     return {
         **dict.fromkeys(_SETUP_FORBIDDEN, Rule(_REFUSED)),
         **dict.fromkeys(_SETUP_ABSENT, Rule(_ABSENT)),
-        "clone": Rule(_ALLOW, 0, _JUMP_ANY_BIT, (_NEW_NAMESPACES,), _REFUSED),
+        "clone": Rule(_ALLOW, 0, _JUMP_ANY_BIT, (_FORBIDDEN_CLONES,), _REFUSED),
         "prctl": Rule(_ALLOW, 0, values=tuple(_PRCTL_OPERATIONS), otherwise=_REFUSED),
     }
 

@@ -105,6 +105,7 @@ def test_the_x32_abi_does_not_exist():
         (56, (0x3D0F00,), "allowed"),  # as a thread does
         (56, (0x10000000,), "EPERM"),  # CLONE_NEWUSER
         (56, (0x02000000 | 17,), "EPERM"),  # CLONE_NEWCGROUP
+        (56, (0x00008000 | 17,), "EPERM"),  # CLONE_PARENT
         (157, (15,), "allowed"),  # prctl(PR_SET_NAME)
         (157, (22,), "EPERM"),  # PR_SET_SECCOMP
         (157, (0x59616D61,), "EPERM"),  # PR_SET_PTRACER
