@@ -1,9 +1,11 @@
-"""How a jail is built: the three tables of steps, and what each does.
+"""How a jail is built: the four tables of steps, and what each does.
 
 Theory of operation. A *zygote* is a process born by a clean exec: an empty environment, one thread,
 no descriptor but its control socket, and pid 1 of a pid namespace of its own, so that when it goes
 the kernel kills every jail it made. It takes the steps of `ROOT_STEPS` once: from then on it sees the
-small read-only root of its runtime and nothing else of the host.
+small read-only root of its runtime and nothing else of the host. For a warm runtime it becomes that
+runtime's interpreter there (`sandbox_core.warm`). With `SEAL_STEPS` it gives up what making jails
+does not take.
 
 For each job it starts an *init*, pid 1 of the jail: root, hidden, sharing the zygote's memory and
 never running a line of it. The job's own process is forked into init's pid namespace as pid 2. It
@@ -39,7 +41,7 @@ LAST_FD = 2**31 - 1
 
 #: Assembled once, in the zygote as it starts; its jobs inherit the second one ready to install.
 _ZYGOTE_FILTER = seccomp.zygote_filter()
-_JOB_FILTER = seccomp.job_filter()
+_JOB_FILTERS = {may: seccomp.job_filter(execute=may) for may in (True, False)}
 
 _OOM_SCORE_WORST = b"1000"  # proc_pid_oom_score_adj(5)
 
@@ -69,10 +71,13 @@ class Jail:
         self.socket = fds[3]
         # On v2 the process was born in its cgroup, and has nothing to join.
         self.cgroups = () if order["born_in_cgroup"] else fds[CGROUPS:]
+        self.boot: str | None = None
+        self.several: bool = order["reap_orphans"]
         self.command: Sequence[str] = ()
         self.environment: dict[str, str] = {}
         self.job: dict[str, Any] = {}
         self.stream: Any = None
+        self.start: Callable[[Jail], object] = execute
 
 
 # The root of a runtime, made once by its zygote.
@@ -90,6 +95,10 @@ ROOT_STEPS: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
     ("put the read-only root together", mounts.build_root),
     ("make the five harmless devices", lambda _: mounts.make_devices()),
     ("pivot into the root and let go of the host's", lambda _: mounts.enter_root()),
+)
+
+#: What the zygote gives up once it is in its root, and in the interpreter that makes the jails.
+SEAL_STEPS: tuple[tuple[str, Callable[[None], object]], ...] = (
     (
         "empty the capability bounding set and lock the secure bits",
         lambda _: privileges.empty_bounding_set(),
@@ -123,6 +132,8 @@ def _enter_namespaces(_: Jail) -> None:
 
 
 def _mount_scratch(jail: Jail) -> None:
+    if jail.boot is not None:
+        mounts.cover(jail.boot)  # with the root's own /box, which is empty as yet
     mounts.mount_scratch(jail.disk, jail.uid, jail.gid)
 
 
@@ -161,6 +172,11 @@ def _give_up_privileges(_: Jail) -> None:
     privileges.die_with_parent()  # the change of user cleared it
 
 
+def _install_filter(jail: Jail) -> None:
+    # A single process in a warm interpreter is all that it has to be, and needs no exec.
+    seccomp.install(_JOB_FILTERS[jail.start is execute or jail.several])
+
+
 JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("join the job's own cgroups", _join_cgroups),
     ("start a session of its own, without a terminal", _leave_session),
@@ -172,7 +188,7 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("become a user and group that nobody else on the host is", _become_the_user),
     ("give up every capability and rule out gaining any", _give_up_privileges),
     ("confine file access once more with Landlock, where there is one", lambda _: landlock.restrict()),
-    ("filter system calls: what making the jail took is over", lambda _: seccomp.install(_JOB_FILTER)),
+    ("filter system calls: what making the jail took is over", _install_filter),
 )
 
 
@@ -181,7 +197,8 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
 
 def _receive_job(jail: Jail) -> None:
     # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
-    jail.stream = socket.socket(fileno=jail.socket).makefile("rb")
+    with socket.socket(fileno=jail.socket) as job_socket:
+        jail.stream = job_socket.makefile("rb")  # which keeps it open until it is closed itself
     size = int.from_bytes(jail.stream.read(4), "big")
     jail.job = json.loads(jail.stream.read(size))
 
@@ -211,7 +228,8 @@ def _lower_limits(jail: Jail) -> None:
     privileges.lower_to_job(**jail.job["rlimits"])
 
 
-def _start(jail: Jail) -> None:
+def execute(jail: Jail) -> None:
+    """Become the runtime's program."""
     # Python ignores these two, and what is ignored stays so through exec.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -223,7 +241,7 @@ START_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("receive the job", _receive_job),
     ("place the script and its files", _place_files),
     ("lower the resource limits to the job's", _lower_limits),
-    ("start the script", _start),
+    ("start the script", lambda jail: jail.start(jail)),
 )
 
 

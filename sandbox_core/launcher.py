@@ -32,6 +32,7 @@ _BOOT = (
     "main(int(sys.argv[2]), int(sys.argv[3]))"
 )
 _START = "start a zygote"
+_STDERR = 2
 
 
 class ZygoteGone(SandboxError):
@@ -47,6 +48,7 @@ class ZygoteProcess:
     def __init__(self, runtime: Runtime, uid: int) -> None:
         """Start it and wait until it is in its root; `SandboxError` names the step that failed."""
         self._next_id = 0
+        self._lasts = runtime.recycle_after
         self._ended: dict[int, dict[str, Any]] = {}
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -58,12 +60,16 @@ class ZygoteProcess:
             theirs.close()
         try:
             self.control.settimeout(ANSWER_TIMEOUT)
-            self._send(
-                [],
-                plan=runtime.plan(uid),
-                command=[*runtime.command, f"/box/{runtime.script}"],
-                environment=runtime.environment(),
-            )
+            order = {
+                "plan": runtime.plan(uid),
+                "command": [*runtime.command, f"/box/{runtime.script}"],
+                "environment": runtime.environment(),
+                "warm": runtime.warm,
+                "preload": runtime.preload,
+            }
+            self._send([], **order)
+            if runtime.warm:
+                self._send([], **order)  # for what the zygote becomes once it is in its root
             answer, _ = self._receive()
             if "failed" in answer:
                 raise SandboxError(answer["failed"], answer["reason"])
@@ -109,6 +115,11 @@ class ZygoteProcess:
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         return bool(poll.poll(timeout * 1000))
+
+    @property
+    def spent(self) -> bool:
+        """Whether it has made as many jails as it should."""
+        return self._next_id >= self._lasts
 
     @property
     def closed(self) -> bool:
@@ -164,6 +175,7 @@ def _start(control: socket.socket) -> subprocess.Popen[bytes]:
                     cwd="/",
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
+                    stderr=_own_stderr(),
                     start_new_session=True,
                 )
             )
@@ -178,3 +190,12 @@ def _start(control: socket.socket) -> subprocess.Popen[bytes]:
     if isinstance(outcome[0], OSError):
         raise SandboxError(_START, str(outcome[0])) from outcome[0]
     return outcome[0]
+
+
+def _own_stderr() -> int:
+    """Give where a zygote that breaks can say so: where we would."""
+    try:
+        os.fstat(_STDERR)
+    except OSError:
+        return subprocess.DEVNULL  # we have been started without one
+    return _STDERR

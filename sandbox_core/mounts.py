@@ -31,6 +31,9 @@ _DEVICE_LINKS = {
     "stderr": "/proc/self/fd/2",
 }
 
+#: Where a warm interpreter finds this package, if there is no better place.
+WARM_PATH = "/.sandbox"
+
 _READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 _SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOSYMFOLLOW
 
@@ -48,7 +51,8 @@ def build_root(plan: dict[str, Any]) -> None:
     """Put a runtime's root together below the stage.
 
     `plan` has `binds` (host paths that keep their place), `hidden` (directories below them to cover
-    with an empty one), `links` (path to target) and `texts` (path to contents of small files).
+    with an empty one), `links` (path to target), `texts` (path to contents of small files), and for
+    a warm interpreter `package`, the host's path of this package, to show in the directory `boot`.
     """
     mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=1024")
     for directory in ("box", "tmp", "proc", "dev"):
@@ -60,6 +64,8 @@ def build_root(plan: dict[str, Any]) -> None:
         _bind(path, _STAGE + path, _READ_ONLY)
     for path in plan["hidden"]:
         _bind(f"{_STAGE}/box", _STAGE + path, _READ_ONLY | MountFlag.NOEXEC)
+    if plan["package"] is not None:
+        _bind(plan["package"], f"{_STAGE}{plan['boot']}/sandbox_core", _READ_ONLY)
     for path, text in plan["texts"].items():
         os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
         with open(_STAGE + path, "x", encoding="utf-8") as file:
@@ -85,6 +91,11 @@ def enter_root() -> None:
     mount(None, "/", None, MountFlag.REMOUNT | MountFlag.BIND | _READ_ONLY)
     # The superblock too: a mount of it made elsewhere could not be written either.
     mount(None, "/", None, MountFlag.REMOUNT | _READ_ONLY)
+
+
+def cover(directory: str) -> None:
+    """Show nothing in `directory` from here on."""
+    mount("/box", directory, None, MountFlag.BIND)
 
 
 def mount_scratch(size: int, uid: int, gid: int) -> None:

@@ -12,6 +12,10 @@ none of its site-packages) and `sh`. An operator adds others in a TOML file, a t
     binds = ["/usr/share/lua"]         # more of the host to show, read-only
     env = { LUA_PATH = "/box/?.lua" }  # added to the small clean environment
     limits = { memory = 67108864 }     # maxima of this runtime's jobs
+
+A Python is warm: forked, for each job, from an interpreter that stands ready. `preload = ["json"]` has
+it import modules before that, `warm = false` starts it afresh for each job, `recycle_after = 100` has
+another take its place after so many.
 """
 
 import json
@@ -26,6 +30,7 @@ from typing import Any
 
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Limits
+from sandbox_core.mounts import WARM_PATH
 
 _CLEAN_ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -37,6 +42,14 @@ _CLEAN_ENVIRONMENT = {
 #: time zones.
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/lib/locale/C.utf8", "/usr/share/zoneinfo")
 
+#: Shown to warm interpreters, which run it until the script begins.
+_PACKAGE = str(Path(__file__).resolve().parent)
+
+_SITECUSTOMIZE = "from sandbox_core.warm import wait_to_be_the_script\n\nwait_to_be_the_script()\n"
+
+#: The oldest Python that can run it.
+_OLDEST_WARM = [3, 11]
+
 _MAX_SYMLINKS = 40  # what the kernel follows (path_resolution(7))
 _STEP = "read the runtimes table"
 
@@ -47,6 +60,8 @@ with open("/proc/self/maps") as maps:
     mapped = {line.split()[-1] for line in maps if "/libpython" in line}
 print(json.dumps({
     "executable": sys.executable,
+    "zip": sys.path[0],
+    "version": list(sys.version_info[:2]),
     "stdlib": sysconfig.get_path("stdlib"),
     "dynload": sysconfig.get_config_var("DESTSHARED"),
     "libraries": sorted(mapped),
@@ -62,6 +77,9 @@ class Runtime:
 
     `command` starts the program, the script's path `/box/<script>` comes after it; `paths` are what
     it sees of the host, `hidden` the directories below them that it does not; `limits` are maxima.
+    A `warm` runtime is a Python whose interpreter stands ready, the modules of `preload` imported; it
+    finds our code in the directory `boot`, which jobs do not see. A zygote makes jails for
+    `recycle_after` jobs, and then another takes its place: addresses and hashes are its own.
     """
 
     name: str
@@ -71,6 +89,10 @@ class Runtime:
     script: str = "main.py"
     env: dict[str, str] = field(default_factory=dict)
     limits: Limits | None = None
+    warm: bool = False
+    boot: str = WARM_PATH
+    preload: tuple[str, ...] = ()
+    recycle_after: int = 1000
 
     def environment(self) -> dict[str, str]:
         """Give the environment of a job that adds nothing to it."""
@@ -85,10 +107,14 @@ class Runtime:
         return {
             "binds": _without_nested(binds),
             "links": links,
+            "package": _PACKAGE if self.warm else None,
+            "boot": self.boot,
             "hidden": [path for path in self.hidden if os.path.isdir(path)],
             "texts": {
                 "/etc/passwd": f"sandbox:x:{uid}:{uid}:sandbox:/box:/bin/sh\n",
                 "/etc/group": f"sandbox:x:{uid}:\n",
+                # Imported by `site` as the last thing before the script (docs.python.org, site).
+                **({f"{self.boot}/sitecustomize.py": _SITECUSTOMIZE} if self.warm else {}),
             },
         }
 
@@ -123,7 +149,7 @@ def _built_in() -> list[Runtime]:
     shell_tools = ("/bin/sh", "/bin", "/usr/bin")
     return [
         python,
-        replace(python, name="python-exec"),
+        replace(python, name="python-exec", warm=False),
         Runtime(
             "sh", ("/bin/sh",), (*shell_tools, *_system_paths(_multiarch(python))), script="main.sh"
         ),
@@ -144,8 +170,24 @@ def _python(name: str, executable: str) -> Runtime:
         paths.append(dynload)
     hidden = (f"{stdlib}/site-packages", f"{stdlib}/dist-packages")
     return Runtime(
-        name, (found["executable"],), tuple(path for path in paths if os.path.exists(path)), hidden
+        name,
+        (found["executable"],),
+        tuple(path for path in paths if os.path.exists(path)),
+        hidden,
+        warm=found["version"] >= _OLDEST_WARM,
+        boot=_boot_directory(found["zip"], paths),
     )
+
+
+def _boot_directory(archive: str, paths: list[str]) -> str:
+    """Give a directory for a warm interpreter to find our code in, without a variable if it can be.
+
+    Every Python looks for its library in an archive first, such as /usr/lib/python311.zip, which is
+    never there. In the jail's root there can be a directory of that name, unless all above is shown.
+    """
+    if any(archive.startswith(f"{os.path.normpath(path)}/") for path in paths):
+        return WARM_PATH
+    return archive
 
 
 @cache
@@ -215,7 +257,7 @@ def _read(table: Path) -> list[Runtime]:
     return runtimes
 
 
-_KEYS = ("prefix", "command", "script", "binds", "env", "limits")
+_KEYS = ("prefix", "command", "script", "binds", "env", "limits", "warm", "preload", "recycle_after")
 
 
 def _entry(name: str, entry: object) -> Runtime:
@@ -238,6 +280,8 @@ def _entry(name: str, entry: object) -> Runtime:
         paths=(*runtime.paths, *_binds(entry.get("binds", []))),
         env=_env(entry.get("env", {})),
         limits=_maxima(entry.get("limits")),
+        **_warmth(runtime, entry),
+        recycle_after=_count("recycle_after", entry.get("recycle_after", runtime.recycle_after)),
     )
 
 
@@ -264,6 +308,17 @@ def _env(value: object) -> dict[str, str]:
     return {key: _text(f"env.{key}", entry) for key, entry in value.items()}
 
 
+def _warmth(runtime: Runtime, entry: dict[str, Any]) -> dict[str, Any]:
+    warm, preload = entry.get("warm", runtime.warm), _texts("preload", entry.get("preload", []))
+    if not isinstance(warm, bool):
+        raise TypeError("warm: expected true or false")
+    if (warm or preload) and not runtime.warm:
+        raise ValueError(
+            "warm, preload: only a Python from 3.11 on, given by its prefix, can stand ready"
+        )
+    return {"warm": warm, "preload": preload}
+
+
 def _maxima(value: object) -> Limits | None:
     """Make maxima of a table of limits; what it does not name is not bounded here."""
     if value is None:
@@ -276,6 +331,12 @@ def _maxima(value: object) -> Limits | None:
     most = (1 << 63) - 1
     unbounded = {name: float(most) if name in ("wall_time", "cpu_time") else most for name in known}
     return Limits(**{**unbounded, **value})
+
+
+def _count(where: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{where}: expected a whole number from 1")
+    return value
 
 
 def _text(where: str, value: object) -> str:

@@ -8,6 +8,7 @@ import itertools
 import os
 import queue
 from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -79,7 +80,7 @@ class Sandbox:
             raise SandboxError("run a job", "this sandbox is closed")
         if not isinstance(job, Job):
             job = Job(job)
-        runtime = self.runtimes[job.runtime]
+        runtime = _for_environment(self.runtimes[job.runtime], job)
         self._check(job, runtime)
         slot = self._free.get()
         try:
@@ -125,7 +126,7 @@ class _Slot:
         self._hierarchy = hierarchy
         self._user = users.hold()
         self._names = (f"{_prefix(self._user.uid)}{number}" for number in itertools.count())
-        self._zygotes: dict[str, ZygoteProcess] = {}
+        self._zygotes: dict[tuple[str, bool], ZygoteProcess] = {}
 
     def run(
         self,
@@ -154,13 +155,16 @@ class _Slot:
 
     def _make_jail(self, job: Job, runtime: Runtime, *, feed: bool) -> Jail:
         uid = self._user.uid
-        zygote = self._zygotes.get(runtime.name)
+        zygote = self._zygotes.get(_key(runtime))
+        if zygote is not None and zygote.spent:
+            self._drop(runtime)
+            zygote = None
         if zygote is None:
-            zygote = self._zygotes[runtime.name] = ZygoteProcess(runtime, uid)
+            zygote = self._zygotes[_key(runtime)] = ZygoteProcess(runtime, uid)
         return Jail(zygote, self._hierarchy, next(self._names), uid, job.limits, feed=feed)
 
     def _drop(self, runtime: Runtime) -> None:
-        zygote = self._zygotes.pop(runtime.name, None)
+        zygote = self._zygotes.pop(_key(runtime), None)
         if zygote is not None:
             zygote.close()
 
@@ -169,6 +173,17 @@ class _Slot:
             zygote.close()
         self._zygotes.clear()
         self._user.close()
+
+
+def _for_environment(runtime: Runtime, job: Job) -> Runtime:
+    """Start the interpreter afresh for a job that sets what is read only as it starts."""
+    if runtime.warm and any(name.startswith(("PYTHON", "LC_", "LANG")) for name in job.env):
+        return replace(runtime, warm=False)
+    return runtime
+
+
+def _key(runtime: Runtime) -> tuple[str, bool]:
+    return runtime.name, runtime.warm
 
 
 _NAME = "sandboxed-"

@@ -155,9 +155,13 @@ def zygote_rules() -> dict[str, Rule]:
     }
 
 
-def job_rules() -> dict[str, Rule]:
-    """Give the rules that come on top for a job; calls without one are left to the zygote's."""
+def job_rules(*, execute: bool = True) -> dict[str, Rule]:
+    """Give the rules that come on top for a job; calls without one are left to the zygote's.
+
+    A job that is already the program it has to be needs no way to `execute` another.
+    """
     return {
+        **({} if execute else dict.fromkeys(("execve", "execveat"), Rule(_fails(errno.EACCES)))),
         **dict.fromkeys(_SETUP_FORBIDDEN, Rule(_REFUSED)),
         **dict.fromkeys(_SETUP_ABSENT, Rule(_ABSENT)),
         "clone": Rule(_ALLOW, 0, _JUMP_ANY_BIT, (_FORBIDDEN_CLONES,), _REFUSED),
@@ -235,6 +239,6 @@ def zygote_filter() -> bytes:
     return assemble(zygote_rules(), _ABSENT, platform.machine())
 
 
-def job_filter() -> bytes:
+def job_filter(*, execute: bool) -> bytes:
     """Assemble the second filter for this machine."""
-    return assemble(job_rules(), _ALLOW, platform.machine())
+    return assemble(job_rules(execute=execute), _ALLOW, platform.machine())

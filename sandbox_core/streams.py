@@ -67,25 +67,34 @@ class Capture:
             return
         self._pending = self._pending[written:]
 
-    def drain(self) -> None:
-        """Take what is still in the pipe after everything in the jail has ended."""
+    def drain(self, patience: float | None, cancelled: int | None) -> None:
+        """Take what is still in the pipe after everything in the jail has ended.
+
+        A reader who keeps us waiting for longer than `patience` seconds (None: any time), or until
+        the descriptor `cancelled` is readable, does not get the rest; it is kept all the same.
+        """
         while not self._pipe.closed and not self.truncated:
             before = len(self.kept)
             if self._pending:
-                self._wait_for_reader()
+                self._wait_for_reader(patience, cancelled)
             else:
                 self._read()
                 if len(self.kept) == before:
                     break
         while self._pending:
-            self._wait_for_reader()
+            self._wait_for_reader(patience, cancelled)
 
-    def _wait_for_reader(self) -> None:
+    def _wait_for_reader(self, patience: float | None, cancelled: int | None) -> None:
         assert self._relay is not None
         poll = select.poll()
         poll.register(self._relay, select.POLLOUT)
-        poll.poll()
-        self._pass_on()
+        if cancelled is not None:
+            poll.register(cancelled, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(None if patience is None else patience * 1000)]
+        if self._relay in ready:
+            self._pass_on()
+        else:
+            self._relay, self._pending = None, b""
 
 
 class Feed:

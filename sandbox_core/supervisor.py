@@ -30,6 +30,9 @@ from sandbox_core.verdict import Facts, Kill, judge
 #: Seconds that the kernel may take to end a jail after its init was killed.
 _DEATH_TIMEOUT = 10.0
 
+#: Seconds that the reader of relayed output has for the rest of it after a job was killed.
+_GRACE_FOR_READERS = 1.0
+
 #: Seconds between two looks at counters that the kernel does not announce.
 _GLANCE = 0.1
 
@@ -389,8 +392,12 @@ class Supervision:
         assert record is not None
         if self._starting and self._failure is None:
             self._hear()
-        self._stdout.drain()
-        self._stderr.drain()
+        # A script that ended by itself is waited for as long as its reader likes; but not one that
+        # was killed, or whoever does not read could keep a slot.
+        patience = None if jail.killed is None else _GRACE_FOR_READERS
+        cancelled = None if self._cancel is None or jail.killed else self._cancel.fileno()
+        self._stdout.drain(patience, cancelled)
+        self._stderr.drain(patience, cancelled)
         truncated = self._stdout.truncated or self._stderr.truncated
         facts, cpu_time, memory = jail.facts(truncated=truncated)
         if self._failure is not None and not facts.oom_kills:

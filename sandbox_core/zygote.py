@@ -6,7 +6,8 @@ jobs. Over its job socket a jail says `{"ready": true}` (with a descriptor of it
 or `{"failed": step, "reason": …, "errno": …}`, receives the job, and is heard of no more. Messages
 on the control socket are one JSON object each, with descriptors beside them:
 
-    → {"plan": …, "command": […], "environment": {…}}          ← {"ready": true} or {"failed": …}
+    → {"plan": …, "command": […], "environment": {…}, "warm": …, "preload": […]}
+                              ← {"ready": true} or {"failed": …}
     → {"prepare": id, "uid": …, "gid": …, "disk": …, "reap_orphans": …, "born_in_cgroup": …}
       + stdin, stdout, stderr, job socket, cgroups
                               ← {"jail": id, "prepared": true} + init's pidfd, or "failed": …
@@ -22,7 +23,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from sandbox_core.jail import (
@@ -30,14 +31,20 @@ from sandbox_core.jail import (
     JAIL_STEPS,
     LAST_FD,
     ROOT_STEPS,
+    SEAL_STEPS,
     START_STEPS,
     Jail,
     StepError,
+    execute,
     open_working_directory,
     take,
 )
+from sandbox_core.mounts import WARM_PATH
 from sandbox_core.privileges import die_with_parent
 from sandbox_core.syscalls import CloneFlag, IdleProcess, fork_into, setns, unshare
+
+#: Where a warm interpreter finds its socket and the pidfd of its supervisor.
+CONTROL_FD, SUPERVISOR_FD = 3, 4
 
 MESSAGE_SIZE = 64 * 1024
 _MAX_FDS = 16
@@ -65,67 +72,79 @@ class Zygote:
         self._poll = select.poll()
         self._command: list[str] = []
         self._environment: dict[str, str] = {}
+        self._boot: str | None = None
 
-    def serve(self) -> None:
-        """Answer orders and reap jobs; return when the supervisor is gone."""
-        if not self._settle():
-            return
+    def serve(
+        self, settle: Callable[[dict[str, Any]], object], start: Callable[[Jail], object]
+    ) -> bool:
+        """Answer orders and reap jobs until the supervisor is gone; then give False.
+
+        `settle` does what the first message asks for. `start` makes a job's process its script; if
+        it returns, so does this, with True and in that process.
+        """
+        if not self._settle(settle):
+            return False
         self._poll.register(self._control, select.POLLIN)
         self._poll.register(self._supervisor, select.POLLIN)
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._jails:
                     self._reap(fd)
-                elif fd == self._supervisor or not self._obey():
-                    return
+                    continue
+                order, fds = self._receive() if fd != self._supervisor else (None, [])
+                if order is None:
+                    return False
+                if self._obey(order, fds):
+                    self._be_the_job(order, fds, start)
+                    return True
 
-    def _settle(self) -> bool:
+    def _settle(self, settle: Callable[[dict[str, Any]], object]) -> bool:
         """Move into the runtime's root, as the first message describes it."""
         order, _ = self._receive()
         if order is None:
             return False
         self._command, self._environment = order["command"], order["environment"]
+        self._boot = order["plan"]["boot"] if order["warm"] else None
         try:
-            take(ROOT_STEPS, order["plan"])
+            settle(order)
         except StepError as error:
             self._send(failed=error.title, reason=error.reason)
+            return False
+        except Exception as error:  # noqa: BLE001  # whatever an operator's modules raise
+            self._send(
+                failed="preload the runtime's modules", reason=f"{type(error).__name__}: {error}"
+            )
             return False
         self._send(ready=True)
         return True
 
-    def _obey(self) -> bool:
-        """Carry out one order; False when there will be no more."""
-        order, fds = self._receive()
-        if order is None:
-            return False
+    def _obey(self, order: dict[str, Any], fds: list[int]) -> bool:
+        """Make a jail to order; True in the process that is to be its job."""
         try:
-            self._prepare(order, fds)
+            init, init_pidfd, job = self._fork(order, fds)
+            if job == 0:
+                return True
+            job_pidfd = os.pidfd_open(job)
         except OSError as error:
+            # Whatever was made goes with us; the supervisor starts another zygote.
             failed = "start the jail's first processes"
             self._send(jail=order["prepare"], failed=failed, reason=str(error))
-        finally:
-            for fd in fds:
-                os.close(fd)
-        return True
-
-    def _prepare(self, order: dict[str, Any], fds: list[int]) -> None:
-        """Start an init and, in its pid namespace, the process that will be the job."""
-        try:
-            init, init_pidfd = self._make_init(reap_orphans=order["reap_orphans"])
-            try:
-                job = fork_into(fds[CGROUPS]) if order["born_in_cgroup"] else os.fork()
-                if job == 0:
-                    self._be_the_job(order, fds)
-                job_pidfd = os.pidfd_open(job)
-            except OSError:
-                _end_init(init, init_pidfd)
-                raise
-        finally:
-            # Only from its own pid namespace may a process make the next one (clone(2)).
-            setns(self._own_pids, CloneFlag.NEWPID)
+            os._exit(1)
+        for fd in fds:
+            os.close(fd)
         self._jails[job_pidfd] = _Running(order["prepare"], init, init_pidfd, job)
         self._poll.register(job_pidfd, select.POLLIN)
         self._send((init_pidfd,), jail=order["prepare"], prepared=True)
+        return False
+
+    def _fork(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int, int]:
+        """Start an init and, in its pid namespace, the process that will be the job."""
+        init, init_pidfd = self._make_init(reap_orphans=order["reap_orphans"])
+        job = fork_into(fds[CGROUPS]) if order["born_in_cgroup"] else os.fork()
+        if job != 0:
+            # Only from its own pid namespace may a process make the next one (clone(2)).
+            setns(self._own_pids, CloneFlag.NEWPID)
+        return init, init_pidfd, job
 
     def _make_init(self, *, reap_orphans: bool) -> tuple[int, int]:
         """Start the pid 1 of a new pid namespace, and have our next child born there."""
@@ -139,23 +158,21 @@ class Zygote:
             _be_init()
         return init, os.pidfd_open(init)
 
-    def _be_the_job(self, order: dict[str, Any], fds: list[int]) -> NoReturn:
-        """Become the job; never return into the zygote's loop."""
+    def _be_the_job(
+        self, order: dict[str, Any], fds: list[int], start: Callable[[Jail], object]
+    ) -> None:
+        """Become the job. Returns only if `start` does: nothing else may get back to the loop."""
+        started = False
         try:
+            self._control.detach()  # its descriptor is about to be another's
             jail = Jail(order, fds)
-            jail.command, jail.environment = self._command, self._environment
-            self._take_steps(jail)
+            jail.command, jail.environment, jail.start = self._command, self._environment, start
+            jail.boot = self._boot
+            _take_steps(jail)
+            started = True
         finally:
-            os._exit(1)
-
-    @staticmethod
-    def _take_steps(jail: Jail) -> None:
-        try:
-            take(JAIL_STEPS, jail)
-            _report_ready(jail)
-            take(START_STEPS, jail)
-        except StepError as error:
-            _report(jail, {"failed": error.title, "reason": error.reason, "errno": error.errno})
+            if not started:
+                os._exit(1)
 
     def _reap(self, job_pidfd: int) -> None:
         at = time.monotonic()
@@ -173,6 +190,16 @@ class Zygote:
 
     def _send(self, fds: Iterable[int] = (), **message: Any) -> None:
         socket.send_fds(self._control, [json.dumps(message).encode()], list(fds))
+
+
+def _take_steps(jail: Jail) -> None:
+    try:
+        take(JAIL_STEPS, jail)
+        _report_ready(jail)
+        take(START_STEPS, jail)
+    except StepError as error:
+        _report(jail, {"failed": error.title, "reason": error.reason, "errno": error.errno})
+        raise
 
 
 def _be_init() -> NoReturn:
@@ -216,7 +243,32 @@ def main(control: int, supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # A message to a supervisor that has gone must be an error to end by, not a death by signal.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+    def settle(order: dict[str, Any]) -> None:
+        take(ROOT_STEPS, order["plan"])
+        if order["warm"]:
+            _become_the_interpreter(order, control, supervisor)
+        take(SEAL_STEPS, None)
+
     try:
-        Zygote(socket.socket(fileno=control), supervisor).serve()
+        Zygote(socket.socket(fileno=control), supervisor).serve(settle, start=execute)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor has gone, and with this process goes every jail
+
+
+def _become_the_interpreter(order: dict[str, Any], control: int, supervisor: int) -> NoReturn:
+    """Go on in the runtime's own interpreter (`sandbox_core.warm`), which has a message waiting."""
+    control, supervisor = _above(control), _above(supervisor)
+    os.dup2(control, CONTROL_FD)
+    os.dup2(supervisor, SUPERVISOR_FD)
+    os.closerange(SUPERVISOR_FD + 1, LAST_FD)
+    environment = dict(order["environment"])
+    if order["plan"]["boot"] == WARM_PATH:
+        environment["PYTHONPATH"] = WARM_PATH
+    os.execve(order["command"][0], order["command"], environment)
+
+
+def _above(fd: int) -> int:
+    while fd <= SUPERVISOR_FD:
+        fd = os.dup(fd)
+    return fd

@@ -81,8 +81,16 @@ def _leftovers() -> dict[str, list[str]]:
             processes.append(f"{fields['Name']} {status}")
     return {
         "processes": processes,
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("**/sandboxed-*"))),
+        "cgroups": _cgroups(),
         "mounts": Path("/proc/self/mountinfo").read_text().splitlines(),
         "descriptors": sorted(os.listdir("/proc/self/fd")),
         "files": sorted(os.listdir(tempfile.gettempdir())) + sorted(os.listdir("/dev/shm")),
     }
+
+
+def _cgroups() -> list[str]:
+    while True:
+        try:
+            return sorted(map(str, Path("/sys/fs/cgroup").glob("**/sandboxed-*")))
+        except FileNotFoundError:
+            continue  # one of another sandbox vanished under our eyes

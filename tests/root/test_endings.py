@@ -1,7 +1,9 @@
 """How a script ended is told truthfully: exit codes, signals, and what only looks like a limit."""
 
+import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -172,3 +174,22 @@ def test_output_is_cut_at_the_byte_not_at_the_character(run):
 
     assert result.stdout == ("ä" * 5).encode() + b"\xc3"
     assert result.text == "ä" * 5 + "�"
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_reader_that_never_reads_keeps_nobody(cancelled):
+    """Output that is passed on to one who does not take it: the limit holds, and so does a cancel."""
+    reader, writer = os.pipe()
+    cancel = Cancel()
+    with Sandbox() as sandbox:
+        if cancelled:
+            threading.Timer(1, cancel.set).start()
+        limits = Limits(wall_time=60 if cancelled else 1)
+        job = Job("import os\nwhile True: os.write(1, b'x' * 65536)", limits=limits)
+        started = time.monotonic()
+        result = sandbox.run(job, stdout=writer, cancel=cancel)
+        os.close(reader)
+        os.close(writer)
+
+    assert result.status is (Status.CANCELLED if cancelled else Status.TIME_LIMIT)
+    assert time.monotonic() - started < 20

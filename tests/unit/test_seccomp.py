@@ -125,6 +125,15 @@ def test_arguments_decide_where_they_must(number, arguments, expected):
     assert answer("x86_64", number, arguments) == expected
 
 
+def test_a_job_that_is_its_program_already_executes_no_other():
+    """In a warm interpreter, unless it may have several processes."""
+    rules = seccomp.job_rules(execute=False)
+
+    for machine, number in (("x86_64", 59), ("x86_64", 322), ("aarch64", 221), ("aarch64", 281)):
+        program = seccomp.assemble(rules, ALLOW, machine)
+        assert evaluate(program, ARCHITECTURES[machine], number) == 0x00050000 | errno.EACCES
+
+
 def test_an_unknown_machine_is_refused():
     """No filter is better than a wrong one, and no job than no filter."""
     with pytest.raises(ValueError, match="riscv64"):

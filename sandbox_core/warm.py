@@ -1,0 +1,116 @@
+"""A warm interpreter: a Python that stands at the very end of its start, and forks a job from there.
+
+It is started as `python3 /box/main.py` in the runtime's root, where there is no such file yet. The last
+thing that its start-up does before the script is to import `sitecustomize`, which is ours: there it
+serves as a zygote. The process that is to be a job returns from it, and the interpreter goes on as it
+would have: it runs `/box/main.py`, with no frame of ours below it.
+"""
+
+import errno
+import gc
+import importlib
+import io
+import os
+import signal
+import socket
+import sys
+import time
+from typing import Any
+
+from sandbox_core import mounts
+from sandbox_core.jail import SEAL_STEPS, Jail, take
+from sandbox_core.syscalls import Prctl, prctl
+from sandbox_core.zygote import CONTROL_FD, SUPERVISOR_FD, Zygote
+
+#: What Linux takes for one argument or variable, and for all of them with a stack of 8 MiB (execve(2)).
+_MAX_STRING, _MAX_STRINGS = 128 * 1024, 2 * 1024 * 1024
+
+
+def wait_to_be_the_script() -> None:
+    """Serve as a zygote; return in the process that is the script from here on."""
+    for fd in (CONTROL_FD, SUPERVISOR_FD):
+        os.set_inheritable(fd, False)
+    prctl(Prctl.SET_DUMPABLE, 0)  # the exec has set it again
+    zygote = Zygote(socket.socket(fileno=CONTROL_FD), SUPERVISOR_FD)
+    try:
+        is_the_script = zygote.serve(_settle, start=_dress)
+    except (BrokenPipeError, ConnectionResetError):
+        is_the_script = False
+    if not is_the_script:
+        os._exit(0)
+
+
+def _settle(order: dict[str, Any]) -> None:
+    for name in order["preload"]:
+        importlib.import_module(name)
+    take(SEAL_STEPS, None)
+    gc.collect()
+    gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
+
+
+def _dress(jail: Jail) -> None:
+    """Make this process what `python3 /box/main.py ARGUMENTS` is just before the script."""
+    arguments, environment = jail.job["args"], {**jail.environment, **jail.job["env"]}
+    _check_size([*arguments, *(f"{name}={value}" for name, value in environment.items())])
+    prctl(Prctl.SET_DUMPABLE, 1)  # or its own /proc/self/fd would be root's
+    os.environ.clear()
+    os.environ.update(environment)
+    if "TZ" in environment:
+        time.tzset()
+    _forget(jail.boot or "")
+    sys.argv[1:] = sys.orig_argv[2:] = arguments
+    _renew_standard_streams()
+    _renew_main()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_core"]:
+        del sys.modules[name]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Last of all: the supervisor takes the end of the job socket as the start of the script.
+    jail.stream.close()
+
+
+def _forget(boot: str) -> None:
+    """Forget the directory that our code came from, which is no more to be seen."""
+    for name in list(sys.path_importer_cache):
+        if name.startswith(f"{boot}/"):
+            del sys.path_importer_cache[name]
+    if boot == mounts.WARM_PATH:
+        sys.path.remove(boot)
+        del sys.path_importer_cache[boot]
+    else:
+        sys.path_importer_cache[boot] = None  # as for the archive that is not there
+
+
+def _check_size(strings: list[str]) -> None:
+    """Refuse what an exec would have refused."""
+    sizes = [len(string.encode()) + 1 for string in strings]
+    if max(sizes, default=0) > _MAX_STRING or sum(sizes) > _MAX_STRINGS:
+        raise OSError(errno.E2BIG, os.strerror(errno.E2BIG))
+
+
+def _renew_main() -> None:
+    """Give the script a module of its own to be.
+
+    The one from before the fork is frozen for the garbage collector, which could then not take
+    apart at the very end what the script leaves in it.
+    """
+    fresh = type(sys)("__main__")
+    fresh.__dict__.update(sys.modules["__main__"].__dict__)
+    sys.modules["__main__"] = fresh
+
+
+def _renew_standard_streams() -> None:
+    """Open the standard streams as the interpreter does.
+
+    What a descriptor is, a file or a pipe, is in such an object. And those from before the fork
+    are frozen for the garbage collector, so that it would not flush them at the very end.
+    """
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        old = getattr(sys, name)
+        buffer: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  # it is the script's
+        buffer.raw.name = f"<{name}>"
+        stream: Any = io.TextIOWrapper(
+            buffer, old.encoding, old.errors, newline="\n", line_buffering=old.line_buffering
+        )
+        stream.mode = mode
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
