@@ -4,7 +4,7 @@ The attacks are data: the tables in `attacks/`, read by `attacks/battery.py`.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
@@ -29,13 +29,15 @@ def attacked() -> Iterator[Sandbox]:
 @pytest.fixture
 def nothing_left(
     attacked: Sandbox, leftovers: Callable[[], dict[str, list[str]]]
-) -> Iterator[Callable[[str], None]]:
+) -> Iterator[Callable[..., None]]:
     """Check after a test that the host is as it was before, and that the slot still serves."""
     uid = battery.first_slot_uid(attacked)
     runtimes: list[str] = []
 
-    def prepare(runtime: str) -> None:
+    def prepare(runtime: str, env: Mapping[str, str] | None = None) -> None:
         assert attacked.run(Job(_GREETING[runtime], runtime=runtime)).text == "next\n"
+        # Variables that Python reads at its start have it start in a zygote of its own.
+        assert attacked.run(Job("", runtime=runtime, env=env or {})).exit_code is not None
         runtimes.append(runtime)
         before.update(battery.traces(leftovers, uid))
 
@@ -58,7 +60,7 @@ _GREETING = {
 @pytest.mark.parametrize(("attack", "runtime"), battery.parameters(ATTACKS))
 def test_the_attack_fails(attacked, nothing_left, attack: Attack, runtime: str) -> None:
     """What it tries does not happen, what it meets is what the table says, and nothing is left."""
-    nothing_left(runtime)
+    nothing_left(runtime, attack.job.get("env"))
 
     result = battery.run(attacked, attack, runtime)
 

@@ -196,7 +196,8 @@ with pytest.MonkeyPatch.context() as patch:
     removals.take_away(("these",), patch)
     with Sandbox() as sandbox:
         print(sandbox.run("import os; print(os.getuid())").text, end="", flush=True)
-        sandbox.run(Job("import time; time.sleep(600)", limits=Limits(wall_time=600)))
+        job = Job("import time; time.sleep(600)", runtime="python-exec", limits=Limits(wall_time=600))
+        sandbox.run(job)
 """
 
 

@@ -302,6 +302,8 @@ def make_canary(directory: Path) -> Path:
     table = directory / "runtimes.toml"
     table.write_text(
         f'[{CANARY}]\nprefix = "{sys.base_prefix}"\nbinds = ["{directory}"]\n'
+        # What takes a wall away does so in the zygote's first interpreter.
+        "warm = false\n"
         f'env = {{ CANARY = "{directory}" }}\n'
     )
     return table

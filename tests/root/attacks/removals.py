@@ -37,8 +37,8 @@ def keep_namespace(step, flag):
 
 def allow(rules, *names):
     make = getattr(seccomp, rules)
-    def changed():
-        made = make()
+    def changed(**options):
+        made = make(**options)
         assert set(names) <= set(made), names
         return {**made, **dict.fromkeys(names, Rule(_ALLOW))}
     setattr(seccomp, rules, changed)
@@ -73,7 +73,8 @@ is_proc = lambda source, target, fstype, flags: fstype == "proc"
 is_root = lambda source, target, fstype, flags: target == "/" and flags & MountFlag.REMOUNT
 """
 _AFTER = """
-jail._ZYGOTE_FILTER, jail._JOB_FILTER = seccomp.zygote_filter(), seccomp.job_filter()
+jail._ZYGOTE_FILTER = seccomp.zygote_filter()
+jail._JOB_FILTERS = {may: seccomp.job_filter(execute=may) for may in (True, False)}
 """
 
 _PRIVILEGES = "give up every capability"
@@ -98,7 +99,7 @@ IN_THE_ZYGOTE = {
     "bounding-set": f"""
         def keep(_):
             privileges.prctl(syscalls.Prctl.SET_SECUREBITS, privileges._SECUREBITS)
-        replace("ROOT_STEPS", "{_BOUNDING}", keep)
+        replace("SEAL_STEPS", "{_BOUNDING}", keep)
     """,
     "securebits": """
         Prctl = syscalls.Prctl
@@ -199,7 +200,7 @@ IN_THE_ZYGOTE = {
     "seccomp-refused": "allow('zygote_rules', *seccomp._FORBIDDEN)",
     "seccomp-absent": "seccomp._ABSENT = _ALLOW; absent = seccomp._fails(38)\n"
     "jobs = seccomp.job_rules\n"
-    "seccomp.job_rules = lambda: {**jobs(), **dict.fromkeys(seccomp._SETUP_ABSENT, Rule(absent))}",
+    "seccomp.job_rules = lambda **o: {**jobs(**o), **dict.fromkeys(seccomp._SETUP_ABSENT, Rule(absent))}",
     "seccomp-setup-refused": "allow('job_rules', *seccomp._SETUP_FORBIDDEN)",
     "seccomp-setup-absent": "allow('job_rules', *seccomp._SETUP_ABSENT)",
     "seccomp-clone": "allow('job_rules', 'clone')",
@@ -211,7 +212,7 @@ IN_THE_ZYGOTE = {
 _WARM = """
 def run_here(made):
     import sys
-    os.close(made.socket)
+    made.stream.close()
     sys.path.insert(0, "/box")
     sys.argv = ["/box/main.py", *made.job["args"]]
     with open("/box/main.py", encoding="utf-8") as file:
