@@ -40,7 +40,7 @@ from sandbox_core.syscall_numbers import NUMBERS
 TIME_FACTOR = float(os.environ.get("SANDBOXED_TEST_TIME_FACTOR", "1"))
 
 HERE = Path(__file__).parent
-PYTHONS = ("python", "python-exec")
+PYTHONS = tuple(os.environ.get("SANDBOXED_TEST_PYTHONS", "python python-exec").split())
 
 #: A Python that is shown a directory of canaries, as an operator might bind one.
 CANARY = "canary"
