@@ -86,10 +86,11 @@ def run(*command: str, cwd: Path, **options: object) -> bytes:
 def prepare(cache: Path) -> None:
     """Put the kernel, busybox and the initramfs into `cache`."""
     cache.mkdir(parents=True, exist_ok=True)
+    run("apt-get", "update", "-qq", cwd=cache)
     depends = run("apt-cache", "depends", KERNEL, cwd=cache).decode()
     build = re.search(r"Depends: (linux-image-\S+)", depends)
     if build is None:
-        sys.exit(f"cgroup2_vm: no package {KERNEL} is known here; run apt-get update")
+        sys.exit(f"cgroup2_vm: no package {KERNEL} is known here")
     run("apt-get", "download", "-qq", build[1], "busybox-static", cwd=cache)
     for package in cache.glob("*.deb"):
         run("dpkg", "-x", str(package), "x", cwd=cache)
