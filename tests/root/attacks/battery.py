@@ -229,7 +229,8 @@ def numbers() -> dict[str, int]:
 
 def _shared_files() -> dict[str, str]:
     return {
-        "tools.py": (HERE / "tools.py").read_text(encoding="utf-8"),
+        "tools.py": (HERE / "tools.py").read_text(encoding="utf-8")
+        + f"\n#: How many times slower this machine is.\nTIME_FACTOR = {TIME_FACTOR}\n",
         "numbers_of_calls.py": f"NUMBERS = {numbers()!r}\n",
     }
 
