@@ -103,6 +103,9 @@ class Zygote:
         order, _ = self._receive()
         if order is None:
             return False
+        # Only now: the thread that started us has ended by the time that it sends this, and its end
+        # would have been taken for the supervisor's (prctl(2), PR_SET_PDEATHSIG).
+        die_with_parent()
         self._command, self._environment = order["command"], order["environment"]
         self._boot = order["plan"]["boot"] if order["warm"] else None
         try:

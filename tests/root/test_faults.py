@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,19 @@ def _settled(leftovers, before, *, deadline: float = 1.0):
     assert after["processes"] == before["processes"]
 
 
+def _children(parent: int) -> list[int]:
+    """Give the processes that `parent` has started."""
+    tasks = Path(f"/proc/{parent}/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 def _starts_clean(leftovers, before):
     """Start again: what was left is gone within five seconds, and jobs run."""
     started = time.monotonic()
@@ -89,8 +103,14 @@ def test_a_supervisor_killed_after_any_step_leaves_nothing(
         assert supervisor.stdout.readline() == b"ready\n"
         time.sleep(0.3 + 0.05 * time_factor)
         assert supervisor.poll() is None
+        zygotes = _children(supervisor.pid)
         supervisor.kill()
     _settled(leftovers, before)
+    assert zygotes
+    end = time.monotonic() + 1 + 0.1 * time_factor
+    while any(map(_runs, zygotes)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in zygotes if _runs(pid)]
 
     _starts_clean(leftovers, before)
 
