@@ -41,6 +41,10 @@ def test_a_job_whose_zygote_is_killed_runs_again(worker: Any) -> None:
     """The sandbox itself failed, which is what a retry is for."""
     job_id = worker.send({"source": SLEEP})
     pool_process = worker.pool_process_of(job_id)
+    deadline = time.monotonic() + 10
+    # One that dies before it has made the jail is replaced unnoticed: nothing of the job has run.
+    while not any(map(children, children(pool_process))) and time.monotonic() < deadline:
+        time.sleep(0.02)
     for zygote in children(pool_process):
         os.kill(zygote, signal.SIGKILL)
     result = worker.result(job_id)
