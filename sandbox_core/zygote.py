@@ -4,8 +4,8 @@ It knows no secret: it is started by exec with an empty environment and two desc
 socket and a pidfd of its supervisor; receives a runtime's plan, moves into that runtime's root, and
 from then on makes jails to order and reaps their jobs. Over its job socket a jail says `{"ready":
 true}` (with a descriptor of its working directory) or `{"failed": step, "reason": …, "errno": …}`,
-receives the job, and is heard of no more. Messages on the control socket are one JSON object each, with descriptors
-beside them:
+receives the job, and is heard of no more. Messages on the control socket are one JSON object each,
+with descriptors beside them:
 
     → {"plan": …, "command": […], "environment": {…}, "warm": …, "preload": […]}
                               ← {"ready": true} or {"failed": …}
