@@ -107,6 +107,8 @@ class Zygote:
         # Only now: the thread that started us has ended by the time that it sends this, and its end
         # would have been taken for the supervisor's (prctl(2), PR_SET_PDEATHSIG).
         die_with_parent()
+        if self._supervisor_has_ended():
+            return False  # before that it would not have been told
         self._command, self._environment = order["command"], order["environment"]
         self._boot = order["plan"]["boot"] if order["warm"] else None
         try:
@@ -121,6 +123,11 @@ class Zygote:
             return False
         self._send(ready=True)
         return True
+
+    def _supervisor_has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self._supervisor, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _obey(self, order: dict[str, Any], fds: list[int]) -> bool:
         """Make a jail to order; True in the process that is to be its job."""
