@@ -49,7 +49,7 @@ def _run(job: Job, *, stdin: int | None, relay: bool) -> Result:
 
     stdout, stderr = (1, 2) if relay else (None, None)
     try:
-        with Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES")) as sandbox:
+        with Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES"), ahead=False) as sandbox:
             return sandbox.run(job, stdin=stdin, stdout=stdout, stderr=stderr)
     except InvalidJob as error:
         return Result(Status.INVALID_JOB, error=str(error), labels=job.labels)

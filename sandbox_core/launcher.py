@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,13 @@ class ZygoteGone(SandboxError):
 
 
 class ZygoteProcess:
-    """A running zygote of one runtime, for jobs of one user."""
+    """A running zygote of one runtime, for jobs of the users `uids`."""
 
-    def __init__(self, runtime: Runtime, uid: int) -> None:
+    def __init__(self, runtime: Runtime, uids: Sequence[int]) -> None:
         """Start it and wait until it is in its root; `SandboxError` names the step that failed."""
         self._next_id = 0
         self._lasts = runtime.recycle_after
+        self._prepared: dict[int, tuple[dict[str, Any], list[int]]] = {}
         self._ended: dict[int, dict[str, Any]] = {}
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -61,7 +63,7 @@ class ZygoteProcess:
         try:
             self.control.settimeout(ANSWER_TIMEOUT)
             order = {
-                "plan": runtime.plan(uid),
+                "plan": runtime.plan(uids),
                 "command": [*runtime.command, f"/box/{runtime.script}"],
                 "environment": runtime.environment(),
                 "warm": runtime.warm,
@@ -77,27 +79,30 @@ class ZygoteProcess:
             self.close()
             raise
 
-    def prepare(self, order: dict[str, Any], fds: list[int]) -> tuple[int, int]:
-        """Order a jail; give its id and its init's pidfd, which the caller closes.
+    def order(self, order: dict[str, Any], fds: list[int]) -> int:
+        """Order a jail and give its id; `prepared` waits until it is there.
 
         `fds` are stdin, stdout, stderr, the job socket, and the cgroups to join.
         """
         self._next_id += 1
-        jail_id = self._next_id
-        self._send(fds, prepare=jail_id, **order)
-        while True:
-            answer, received = self._receive()
-            if answer["jail"] != jail_id:
-                self._ended[answer["jail"]] = answer
-            elif "failed" in answer:
-                raise SandboxError(answer["failed"], answer["reason"])
-            elif not received:
-                # The kernel drops a descriptor that there is no room for. A jail that can't be
-                # killed by it must not be, so it goes with its zygote.
-                self.close()
-                raise SandboxError("receive the jail", os.strerror(errno.EMFILE))
-            else:
-                return jail_id, received[0]
+        self._send(fds, prepare=self._next_id, **order)
+        return self._next_id
+
+    def prepared(self, jail_id: int) -> int:
+        """Wait for an ordered jail; give its init's pidfd, which the caller closes."""
+        while jail_id not in self._prepared:
+            if self.closed:
+                raise ZygoteGone
+            self._take_answer()
+        answer, received = self._prepared.pop(jail_id)
+        if "failed" in answer:
+            raise SandboxError(answer["failed"], answer["reason"])
+        if not received:
+            # The kernel drops a descriptor that there is no room for. A jail that can't be killed
+            # by it must not be, so it goes with its zygote.
+            self.close()
+            raise SandboxError("receive the jail", os.strerror(errno.EMFILE))
+        return received[0]
 
     def ended(self, jail_id: int, timeout: float) -> dict[str, Any] | None:
         """Give the exit record of a jail, or None when it has not come within `timeout` seconds."""
@@ -105,9 +110,15 @@ class ZygoteProcess:
         while jail_id not in self._ended:
             if not self._readable(max(0.0, deadline - time.monotonic())):
                 return None
-            answer, _ = self._receive()
-            self._ended[answer["jail"]] = answer
+            self._take_answer()
         return self._ended.pop(jail_id)
+
+    def _take_answer(self) -> None:
+        answer, received = self._receive()
+        if "status" in answer:
+            self._ended[answer["jail"]] = answer
+        else:
+            self._prepared[answer["jail"]] = answer, received
 
     def _readable(self, timeout: float) -> bool:
         if self.closed:
@@ -129,6 +140,10 @@ class ZygoteProcess:
     def close(self) -> None:
         """End it; the kernel ends every jail that it still has."""
         self.control.close()
+        for _, received in self._prepared.values():
+            for fd in received:
+                os.close(fd)
+        self._prepared.clear()
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 

@@ -23,6 +23,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -98,8 +99,8 @@ class Runtime:
         """Give the environment of a job that adds nothing to it."""
         return {**_CLEAN_ENVIRONMENT, **self.env}
 
-    def plan(self, uid: int) -> dict[str, Any]:
-        """Give what the jail's root is made of, for jobs of user `uid`; see `mounts.build_root`."""
+    def plan(self, uids: Sequence[int]) -> dict[str, Any]:
+        """Give what the jail's root is made of, for jobs of users `uids`; see `mounts.build_root`."""
         binds: list[str] = []
         links: dict[str, str] = {}
         for path in self.paths:
@@ -111,8 +112,9 @@ class Runtime:
             "boot": self.boot,
             "hidden": [path for path in self.hidden if os.path.isdir(path)],
             "texts": {
-                "/etc/passwd": f"sandbox:x:{uid}:{uid}:sandbox:/box:/bin/sh\n",
-                "/etc/group": f"sandbox:x:{uid}:\n",
+                # Whichever of them a job is, its name is the same.
+                "/etc/passwd": "".join(f"sandbox:x:{uid}:{uid}:sandbox:/box:/bin/sh\n" for uid in uids),
+                "/etc/group": "".join(f"sandbox:x:{uid}:\n" for uid in uids),
                 # Imported by `site` as the last thing before the script (docs.python.org, site).
                 **({f"{self.boot}/sitecustomize.py": _SITECUSTOMIZE} if self.warm else {}),
             },

@@ -1,13 +1,11 @@
 """`Sandbox`: runs jobs in jails on this host, as many at a time as it has slots.
 
-A slot holds a user id that no other running job has, and the zygotes that make jails for it. The
-worker, the commands `run`, `repl` and `serve`, and the tests are made of this.
+What a slot is, and what it keeps ready, is `sandbox_core.slot`'s. The worker, the commands `run`,
+`repl` and `serve`, and the tests are made of this.
 """
 
-import itertools
 import os
 import queue
-from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -15,10 +13,10 @@ from typing import Self
 from sandbox_core import cgroups, users
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
-from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import refuse_without_walls
-from sandbox_core.supervisor import Cancel, Jail, Supervision
+from sandbox_core.slot import NAME, Slot, prefix
+from sandbox_core.supervisor import Cancel
 
 __all__ = ["Cancel", "Sandbox"]
 
@@ -31,8 +29,13 @@ class Sandbox:
         runtimes: str | os.PathLike[str] | None = None,
         slots: int = 1,
         maxima: Limits | None = None,
+        *,
+        ahead: bool = True,
     ) -> None:
         """Make ready to run `slots` jobs at a time.
+
+        With `ahead` each slot keeps a jail standing ready, for a job like the last one; without, a
+        jail is made when its job has come, and no process is left between two jobs but a zygote.
 
         `runtimes` is an operator's table of runtimes (TOML) beside the built-in ones; `maxima`
         bound every limit that a job may ask for. Raises `SandboxError`, with the mend, where this
@@ -46,11 +49,11 @@ class Sandbox:
         self.runtimes = Runtimes(runtimes)
         self.hierarchy = cgroups.find()
         _reap(self.hierarchy)
-        self._slots: list[_Slot] = []
-        self._free: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
+        self._slots: list[Slot] = []
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         try:
             for _ in range(slots):
-                self._slots.append(_Slot(self.hierarchy))
+                self._slots.append(Slot(self.hierarchy, ahead=ahead))
         except BaseException:
             self.close()
             raise
@@ -90,6 +93,25 @@ class Sandbox:
         finally:
             self._free.put(slot)
 
+    def prepare(self, job: Job, *, feed: bool = False) -> None:
+        """Have a jail stand ready for a job like `job` in every slot that is free just now.
+
+        Like it is one of the same runtime and limits; with `feed`, one whose input will come from a
+        descriptor. Raises as `run` does.
+        """
+        runtime = _for_environment(self.runtimes[job.runtime], job)
+        self._check(job, runtime)
+        free: list[Slot] = []
+        try:
+            while True:
+                free.append(self._free.get_nowait())
+        except queue.Empty:
+            for slot in free:
+                slot.prepare(job.limits, runtime, feed=feed)
+        finally:
+            for slot in free:
+                self._free.put(slot)
+
     def _check(self, job: Job, runtime: Runtime) -> None:
         for maxima in (self.maxima, runtime.limits):
             if maxima is not None and (over := exceeded(job.limits, maxima)):
@@ -119,62 +141,6 @@ class Sandbox:
         self.close()
 
 
-class _Slot:
-    """Room for one job at a time."""
-
-    def __init__(self, hierarchy: cgroups.Hierarchy) -> None:
-        self._hierarchy = hierarchy
-        self._user = users.hold()
-        self._names = (f"{_prefix(self._user.uid)}{number}" for number in itertools.count())
-        self._zygotes: dict[tuple[str, bool], ZygoteProcess] = {}
-
-    def run(
-        self,
-        job: Job,
-        runtime: Runtime,
-        relay: tuple[int | None, int | None, int | None],
-        cancel: Cancel | None,
-    ) -> Result:
-        feed = relay[0] is not None
-        try:
-            try:
-                jail = self._make_jail(job, runtime, feed=feed)
-            except ZygoteGone:
-                # Nothing of the job has run yet, and a zygote may have died since the last one.
-                self._drop(runtime)
-                jail = self._make_jail(job, runtime, feed=feed)
-            with closing(jail):
-                return Supervision(jail, job, runtime, relay, cancel).run()
-        except SandboxError:
-            # It may be the zygote that is broken, and a new one costs little.
-            self._drop(runtime)
-            raise
-        except OSError as error:
-            self._drop(runtime)
-            raise SandboxError("supervise the job", str(error)) from error
-
-    def _make_jail(self, job: Job, runtime: Runtime, *, feed: bool) -> Jail:
-        uid = self._user.uid
-        zygote = self._zygotes.get(_key(runtime))
-        if zygote is not None and zygote.spent:
-            self._drop(runtime)
-            zygote = None
-        if zygote is None:
-            zygote = self._zygotes[_key(runtime)] = ZygoteProcess(runtime, uid)
-        return Jail(zygote, self._hierarchy, next(self._names), uid, job.limits, feed=feed)
-
-    def _drop(self, runtime: Runtime) -> None:
-        zygote = self._zygotes.pop(_key(runtime), None)
-        if zygote is not None:
-            zygote.close()
-
-    def close(self) -> None:
-        for zygote in self._zygotes.values():
-            zygote.close()
-        self._zygotes.clear()
-        self._user.close()
-
-
 def _for_environment(runtime: Runtime, job: Job) -> Runtime:
     """Start the interpreter afresh for a job that sets what is read only as it starts."""
     if runtime.warm and any(name.startswith(("PYTHON", "LC_", "LANG")) for name in job.env):
@@ -182,27 +148,16 @@ def _for_environment(runtime: Runtime, job: Job) -> Runtime:
     return runtime
 
 
-def _key(runtime: Runtime) -> tuple[str, bool]:
-    return runtime.name, runtime.warm
-
-
-_NAME = "sandboxed-"
-
-
-def _prefix(uid: int) -> str:
-    return f"{_NAME}{uid}-"
-
-
 def _reap(hierarchy: cgroups.Hierarchy) -> None:
     """Clear what supervisors that died have left, and touch nothing of those that live.
 
     Whoever lives holds the user ids of its jobs, and those are in the names of its cgroups.
     """
-    marked = {int(name.split("-")[1]) for name in hierarchy.names(_NAME)}
+    marked = {int(name.split("-")[1]) for name in hierarchy.names(NAME)}
     for uid in marked | users.known():
         user = users.hold_one(uid)
         if user is not None:
             try:
-                hierarchy.clear(_prefix(uid))
+                hierarchy.clear(prefix(uid))
             finally:
                 user.close()

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from io import FileIO
-from typing import Any
+from typing import Any, Protocol
 
 from sandbox_core.cgroups import Hierarchy
 from sandbox_core.collect import collect
@@ -32,6 +32,10 @@ _DEATH_TIMEOUT = 10.0
 
 #: Seconds that the reader of relayed output has for the rest of it after a job was killed.
 _GRACE_FOR_READERS = 1.0
+
+#: Seconds after which a job is no short one. Until then the zygote makes no other jail, since it
+#: would not reap the job meanwhile.
+_BUSY = 0.02
 
 #: Seconds between two looks at counters that the kernel does not announce.
 _GLANCE = 0.1
@@ -79,62 +83,84 @@ class Cancel:
 
 
 class Jail:
-    """A jail that stands ready for one job; closing it leaves nothing of it."""
+    """A jail for one job; closing it leaves nothing of it.
+
+    It is made in three strides, so that it can stand ready before its job is known: what the
+    supervisor makes, with the object; what the zygote makes, to `order`; and `await_ready`.
+    """
 
     def __init__(
         self,
         zygote: ZygoteProcess,
         hierarchy: Hierarchy,
         name: str,
+        *,
         uid: int,
         limits: Limits,
-        *,
         feed: bool,
+        release: Callable[[], None],
     ) -> None:
-        """Have `zygote` make it. `SandboxError` names the step that failed.
+        """Make the supervisor's part: the cgroup with its limits, the streams, the job socket.
 
-        With `feed` its standard input is a pipe to be fed, else what `run` is given.
+        With `feed` its standard input is a pipe to be fed, else what `run` is given. `release` is
+        called once nothing of the jail is left.
         """
-        self._zygote = zygote
+        self.zygote = zygote
         self._limits = limits
+        self._uid = uid
         self._stack = ExitStack()
+        self._stack.callback(release)
+        self._theirs = ExitStack()
+        self._stack.callback(self._theirs.close)
+        self._id: int | None = None
+        self._init: int | None = None
+        self._ready: bool | None = None
         self._ended: dict[str, Any] | None = None
         self.killed: Kill | None = None
         self.directory: int | None = None
         try:
-            self._make(hierarchy, name, uid, feed=feed)
+            self._make(hierarchy, name, feed=feed)
         except BaseException:
             self.close()
             raise
 
-    def _make(self, hierarchy: Hierarchy, name: str, uid: int, *, feed: bool) -> None:
+    def _make(self, hierarchy: Hierarchy, name: str, *, feed: bool) -> None:
         self.cgroup = hierarchy.create(name)
         self._stack.callback(self.cgroup.remove)
         self.cgroup.limit(self._limits.memory, self._limits.processes)
-        with ExitStack() as theirs:
-            stdin, self.stdin = self._input(theirs, feed=feed)
-            stdout, self.stdout = self._output(theirs, uid)
-            stderr, self.stderr = self._output(theirs, uid)
-            self.socket, job_socket = socket.socketpair()
-            self._stack.callback(self.socket.close)
-            theirs.callback(job_socket.close)
-            cgroups = []
-            for path, flags in self.cgroup.entrances():
-                cgroups.append(os.open(path, flags | os.O_CLOEXEC))
-                theirs.callback(os.close, cgroups[-1])
-            order = {
-                "uid": uid,
-                "gid": uid,
-                "disk": self._limits.disk,
-                # A single process can leave no orphans.
-                "reap_orphans": self._limits.processes > 1,
-                "born_in_cgroup": self.cgroup.born_in,
-            }
-            fds = [stdin, stdout, stderr, job_socket.fileno(), *cgroups]
-            self._id, self._init = self._zygote.prepare(order, fds)
-        self._stack.callback(os.close, self._init)
-        self._stack.callback(self._end)
+        theirs = self._theirs
+        stdin, self.stdin = self._input(theirs, feed=feed)
+        stdout, self.stdout = self._output(theirs, self._uid)
+        stderr, self.stderr = self._output(theirs, self._uid)
+        self.socket, job_socket = socket.socketpair()
+        self._stack.callback(self.socket.close)
+        theirs.callback(job_socket.close)
         self.socket.settimeout(ANSWER_TIMEOUT)
+        self._fds = [stdin, stdout, stderr, job_socket.fileno()]
+        for path, flags in self.cgroup.entrances():
+            self._fds.append(os.open(path, flags | os.O_CLOEXEC))
+            theirs.callback(os.close, self._fds[-1])
+        self._stack.callback(self._end)
+
+    def order(self) -> None:
+        """Have the zygote make the rest; it works on it while the caller does something else."""
+        order = {
+            "uid": self._uid,
+            "gid": self._uid,
+            "disk": self._limits.disk,
+            # A single process can leave no orphans.
+            "reap_orphans": self._limits.processes > 1,
+            "born_in_cgroup": self.cgroup.born_in,
+        }
+        self._id = self.zygote.order(order, self._fds)
+        self._theirs.close()
+
+    def _receive(self) -> None:
+        """Wait for the jail that was ordered: from here on it can be killed."""
+        if self._init is None and self._id is not None:
+            jail_id, self._id = self._id, None
+            self._init = self.zygote.prepared(jail_id)
+            self._id = jail_id  # only what is there can be ended
 
     def _own(self, fd: int, mode: str) -> FileIO:
         file = FileIO(fd, mode)
@@ -168,6 +194,12 @@ class Jail:
 
         Raises `SandboxError` with the step that failed.
         """
+        if self._ready is None:
+            self._receive()
+            self._ready = self._hear_ready()
+        return self._ready
+
+    def _hear_ready(self) -> bool:
         try:
             line, fds, _, _ = socket.recv_fds(self.socket, 64 * 1024, 1)
         except ConnectionResetError:
@@ -192,6 +224,7 @@ class Jail:
 
     def _kill(self) -> None:
         self.cgroup.kill()
+        assert self._init is not None
         try:
             signal.pidfd_send_signal(self._init, signal.SIGKILL)
         except ProcessLookupError:
@@ -200,7 +233,8 @@ class Jail:
     def exit_record(self, timeout: float = 0.0) -> dict[str, Any] | None:
         """Give how the job's process ended, once everything in the jail has; None before that."""
         if self._ended is None:
-            self._ended = self._zygote.ended(self._id, timeout)
+            assert self._id is not None
+            self._ended = self.zygote.ended(self._id, timeout)
         return self._ended
 
     def await_end(self) -> None:
@@ -224,24 +258,37 @@ class Jail:
     @property
     def control(self) -> int:
         """The descriptor that is readable when an exit record has come."""
-        return self._zygote.control.fileno()
+        return self.zygote.control.fileno()
 
     def _end(self) -> None:
         """See that every process is gone; a jail that does not end takes its zygote with it."""
-        if self._ended is not None:
-            return
-        self._kill()
         try:
-            self.await_end()
+            if self._ended is None and self._id is not None:
+                self._receive()
+                self._kill()
+                self.await_end()
         except ZygoteGone:
-            self._zygote.close()  # waits for the kernel to end all that it had made
+            self.zygote.close()  # waits for the kernel to end all that it had made
         except SandboxError:
-            self._zygote.close()
+            self.zygote.close()
             raise
+        finally:
+            if self._init is not None:
+                os.close(self._init)
 
     def close(self) -> None:
         """End whatever runs in it, and remove it."""
         self._stack.close()
+
+
+class Successor(Protocol):
+    """The jail after this one: made in the time that this one's job leaves over."""
+
+    def make(self) -> None:
+        """Make the supervisor's part, while the job runs."""
+
+    def order(self) -> None:
+        """Have the zygote make its part, once it is not kept from reaping the job."""
 
 
 class Supervision:
@@ -253,9 +300,12 @@ class Supervision:
         job: Job,
         runtime: Runtime,
         relay: tuple[int | None, int | None, int | None],
+        *,
         cancel: Cancel | None,
+        successor: Successor | None,
     ) -> None:
         self._jail = jail
+        self._successor = successor
         self._job = job
         self._runtime = runtime
         self._cancel = cancel
@@ -267,6 +317,7 @@ class Supervision:
         self._failure: dict[str, Any] | None = None
         self._starting = True
         self._deadline = 0.0
+        self._order_successor_at = math.inf
 
     def run(self) -> Result:
         """Hand the job over and watch it to its end.
@@ -279,7 +330,11 @@ class Supervision:
             self._hand_over()
             started = time.monotonic()
             self._deadline = started + self._job.limits.wall_time
+            if self._successor is not None:
+                self._order_successor_at = started + _BUSY
+                self._successor.make()
             self._watch()
+            self._order_successor()
         else:
             # Killed by the kernel at the memory limit before its first line, or broken.
             self._jail.await_end()
@@ -328,6 +383,8 @@ class Supervision:
             self._keep_limits()
             if self._jail.killed is not None:
                 self._jail.await_end()
+            elif time.monotonic() >= self._order_successor_at:
+                self._order_successor()
 
     def _wait(self) -> list[int]:
         poll = select.poll()
@@ -351,7 +408,7 @@ class Supervision:
     def _patience(self) -> float:
         """Give the seconds until a limit has to be looked at again."""
         limits = self._job.limits
-        patience = self._deadline - time.monotonic()
+        patience = min(self._deadline, self._order_successor_at) - time.monotonic()
         if limits.processes > 1:
             patience = min(patience, _GLANCE)
         elif self._watches_cpu():
@@ -369,6 +426,12 @@ class Supervision:
             jail.kill(Kill.MEMORY)  # on v1 the kernel kills one process and lets the others be
         elif self._watches_cpu() and (jail.cgroup.cpu_time() or 0.0) >= limits.effective_cpu_time:
             jail.kill(Kill.CPU_TIME)
+
+    def _order_successor(self) -> None:
+        self._order_successor_at = math.inf
+        if self._successor is not None:
+            self._successor.order()
+            self._successor = None
 
     def _watches_cpu(self) -> bool:
         """Whether CPU time can run out first: one thread can't use more of it than time passes."""

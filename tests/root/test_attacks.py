@@ -22,7 +22,7 @@ _GRACE = 1.0
 @pytest.fixture(scope="module")
 def attacked() -> Iterator[Sandbox]:
     """One sandbox with one slot for the whole battery: no attack may spoil the next job."""
-    with battery.canary() as table, Sandbox(table) as sandbox:
+    with battery.canary() as table, Sandbox(table, ahead=False) as sandbox:
         yield sandbox
 
 
@@ -31,7 +31,7 @@ def nothing_left(
     attacked: Sandbox, leftovers: Callable[[], dict[str, list[str]]]
 ) -> Iterator[Callable[..., None]]:
     """Check after a test that the host is as it was before, and that the slot still serves."""
-    uid = battery.first_slot_uid(attacked)
+    uid = battery.uid_of_jobs(attacked)
     runtimes: list[str] = []
 
     def prepare(runtime: str, env: Mapping[str, str] | None = None) -> None:

@@ -36,7 +36,7 @@ def many(time_factor):
 
 def test_200_jobs_in_a_row_leave_nothing(leftovers, many):
     """No process, cgroup, mount, descriptor or temporary file."""
-    with Sandbox() as sandbox:
+    with Sandbox(ahead=False) as sandbox:
         sandbox.run("")
         before = leftovers()
         for number in range(many):
@@ -45,9 +45,26 @@ def test_200_jobs_in_a_row_leave_nothing(leftovers, many):
         assert leftovers() == before
 
 
+def test_200_jobs_with_jails_standing_ready_leave_no_more_than_these(leftovers, many):
+    """Two of them at most, and none once the sandbox is closed."""
+    at_first = leftovers()
+    with Sandbox() as sandbox:
+        for job in _MIXED:
+            sandbox.run(job)
+        before = leftovers()
+        for number in range(many):
+            sandbox.run(_MIXED[number % len(_MIXED)])
+        after = leftovers()
+
+        assert len(after["processes"]) == len(at_first["processes"]) + 2
+        for what in ("cgroups", "descriptors", "mounts", "files"):
+            assert len(after[what]) == len(before[what])
+    assert leftovers() == at_first
+
+
 def test_200_jobs_eight_at_a_time_leave_nothing(leftovers, many):
     """Jobs that run together each get their own output and leave nothing either."""
-    with Sandbox(slots=8) as sandbox, ThreadPoolExecutor(8) as threads:
+    with Sandbox(slots=8, ahead=False) as sandbox, ThreadPoolExecutor(8) as threads:
         list(threads.map(sandbox.run, [Job("import time; time.sleep(0.3)")] * 16))
         before = leftovers()
         jobs = [
@@ -87,7 +104,7 @@ def _zygotes_of(supervisor: int) -> list[int]:
 
 def test_a_killed_zygote_ends_its_job_and_is_replaced(leftovers):
     """The job is not judged, nothing of it stays, and the next one runs."""
-    with Sandbox() as sandbox, ThreadPoolExecutor(1) as threads:
+    with Sandbox(ahead=False) as sandbox, ThreadPoolExecutor(1) as threads:
         others = set(_zygotes_of(os.getpid()))
         sandbox.run("")
         before = leftovers()
@@ -106,13 +123,25 @@ def test_a_killed_zygote_ends_its_job_and_is_replaced(leftovers):
         assert leftovers() == before
 
 
-def test_a_zygote_that_died_idle_is_replaced_unnoticed():
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_zygote_that_died_idle_is_replaced_unnoticed(ahead):
     """Nothing of the job has run, so it is simply run."""
-    with Sandbox() as sandbox:
+    with Sandbox(ahead=ahead) as sandbox:
         before = set(_zygotes_of(os.getpid()))
         sandbox.run("")
         (zygote,) = set(_zygotes_of(os.getpid())) - before
         os.kill(zygote, signal.SIGKILL)
+
+        assert sandbox.run("print('on')").text == "on\n"
+
+
+def test_a_jail_that_died_waiting_is_replaced_unnoticed(leftovers):
+    """Its process was killed, by an operator or for want of memory, before its job had come."""
+    with Sandbox() as sandbox:
+        before = leftovers()["processes"]
+        sandbox.run("")
+        (waiting,) = set(leftovers()["processes"]) - set(before)
+        os.kill(int(waiting.split("/")[2]), signal.SIGKILL)
 
         assert sandbox.run("print('on')").text == "on\n"
 
@@ -142,7 +171,8 @@ def test_a_killed_supervisor_takes_its_jobs_along(leftovers, time_factor, number
         supervisor.wait(timeout=10)
     time.sleep(1)
 
-    assert there == len(before["processes"]) + 2
+    # Two of the job, and the jails that stood ready: for one like the first, and for one like it.
+    assert there == len(before["processes"]) + 4
     assert leftovers()["processes"] == before["processes"]
     with Sandbox() as sandbox:
         assert sandbox.run("print('on')").text == "on\n"

@@ -45,7 +45,7 @@ def test_a_program_is_named_by_its_command(tmp_path):
     assert (runtime.command, runtime.script) == (("/usr/bin/awk", "-f"), "main.awk")
     assert runtime.limits is not None
     assert runtime.limits.memory == 1_048_576
-    assert "/etc/hostname" in runtime.plan(60_000)["binds"]
+    assert "/etc/hostname" in runtime.plan([60_000])["binds"]
 
 
 def test_links_on_the_way_are_kept(tmp_path):
@@ -56,7 +56,7 @@ def test_links_on_the_way_are_kept(tmp_path):
     (tmp_path / "link").symlink_to("real")
     path = table(tmp_path, f'[x]\ncommand = ["{tmp_path}/link/tool"]\n')
 
-    plan = Runtimes(path)["x"].plan(60_000)
+    plan = Runtimes(path)["x"].plan([60_000])
 
     assert plan["links"][f"{tmp_path}/link"] == "real"
     assert f"{tmp_path}/real/tool" in plan["binds"]

@@ -310,9 +310,10 @@ def make_canary(directory: Path) -> Path:
     return table
 
 
-def first_slot_uid(sandbox: Sandbox) -> int:
-    """Give the user of the jobs of a sandbox with one slot."""
-    return sandbox._slots[0]._user.uid
+def uid_of_jobs(sandbox: Sandbox) -> int:
+    """Give the user of the jobs of a sandbox with one slot, that keeps no jails ready."""
+    (uid,) = sandbox._slots[0].uids
+    return uid
 
 
 def traces(look: Callable[[], dict[str, list[str]]], uid: int) -> dict[str, list[str]]:

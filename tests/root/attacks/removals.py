@@ -256,7 +256,7 @@ def _no_output_cap(patch: pytest.MonkeyPatch) -> None:
 
 def _packages_shown(patch: pytest.MonkeyPatch) -> None:
     plan = runtimes.Runtime.plan
-    patch.setattr(runtimes.Runtime, "plan", lambda self, uid: {**plan(self, uid), "hidden": []})
+    patch.setattr(runtimes.Runtime, "plan", lambda self, uids: {**plan(self, uids), "hidden": []})
 
 
 def _links_followed(patch: pytest.MonkeyPatch) -> None:
