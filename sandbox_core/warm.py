@@ -19,6 +19,7 @@ from typing import Any
 
 from sandbox_core import mounts
 from sandbox_core.jail import SEAL_STEPS, Jail, take
+from sandbox_core.leave import ShortWay
 from sandbox_core.syscalls import Prctl, prctl
 from sandbox_core.zygote import CONTROL_FD, SUPERVISOR_FD, Zygote
 
@@ -32,12 +33,29 @@ def wait_to_be_the_script() -> None:
         os.set_inheritable(fd, False)
     prctl(Prctl.SET_DUMPABLE, 0)  # the exec has set it again
     zygote = Zygote(socket.socket(fileno=CONTROL_FD), SUPERVISOR_FD)
+    way_out = _short_way()
+
+    def dress(jail: Jail) -> None:
+        _dress(jail)
+        if way_out is not None:
+            way_out.open()
+        # Last of all: the supervisor takes the end of the job socket as the start of the script.
+        jail.stream.close()
+
     try:
-        is_the_script = zygote.serve(_settle, start=_dress)
+        is_the_script = zygote.serve(_settle, start=dress)
     except (BrokenPipeError, ConnectionResetError):
         is_the_script = False
     if not is_the_script:
         os._exit(0)
+
+
+def _short_way() -> ShortWay | None:
+    """Get the short way out ready, before any module of an operator's can register a callback."""
+    try:
+        return ShortWay()
+    except (AttributeError, OSError):
+        return None  # an interpreter without symbols: its jobs take the long way
 
 
 def _settle(order: dict[str, Any]) -> None:
@@ -64,8 +82,6 @@ def _dress(jail: Jail) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_core"]:
         del sys.modules[name]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Last of all: the supervisor takes the end of the job socket as the start of the script.
-    jail.stream.close()
 
 
 def _forget(boot: str) -> None:

@@ -1,5 +1,6 @@
 """A warm interpreter is what `python3 main.py` is, in all that a script can see."""
 
+import re
 import sys
 
 import pytest
@@ -131,3 +132,47 @@ def test_what_a_job_changes_is_gone_in_the_next(run):
     result = run("import json, os; print(json.dumps([os.environ.get('LEFT')]))")
 
     assert (result.status, result.text) == (Status.OK, "[null]\n")
+
+
+_ADDRESS = re.compile(rb" at 0x[0-9a-f]+")
+
+#: What is still to be done as a script ends, or how it ended, by its shortest name.
+_LAST_WORDS = {
+    "an exit code": "import sys; print('x'); sys.exit(3)",
+    "an exit code without a file": "import sys; globals().clear(); __import__('sys').exit(3)",
+    "an exit code of zero": "print('x'); raise SystemExit",
+    "an exception": "print('x'); 1/0",
+    "an exception handled by a hook": "import sys; sys.excepthook = lambda *_: print('hook'); 1/0",
+    "a callback called early": "import atexit; atexit._run_exitfuncs(); print('still here')",
+    "a callback that fails": "import atexit; atexit.register(lambda: 1/0); print('x')",
+    "a callback that exits": "import atexit, sys; atexit.register(lambda: sys.exit(4)); print('x')",
+    "an open file": "f = open('f', 'w'); f.write('kept')",
+    "an open file in a module": "import json; json.f = open('f', 'wb'); json.f.write(b'kept')",
+    "an open archive": "import zipfile; z = zipfile.ZipFile('f', 'w'); z.writestr(zipfile.ZipInfo('a'), 'b')",
+    "an open database": "import sqlite3; c = sqlite3.connect('f'); c.execute('create table t (a)')",
+    "a destructor": "class C:\n  def __del__(self): print('gone')\nc = C()",
+    "a destructor without a trace": "class C:\n  __slots__ = ()\n  def __del__(self): print('gone')\nc = C()",
+    "a destructor that is inherited": "class C:\n  def __del__(self): print('gone')\nclass D(C): pass\nd = D()",
+    "a destructor in a cycle": "class C:\n  def __del__(self): print('gone')\nc = C(); c.c = c; del c",
+    "a destructor out of sight": "import gc\nclass C:\n  def __del__(self): print('gone')\nc = C(); gc.freeze()",
+    "a suspended generator": "def g():\n  try: yield\n  finally: print('closed')\ng = g(); next(g)",
+    "a suspended coroutine": "async def f(): pass\nc = f()",
+    "a weak reference": "import weakref\nclass C: pass\nc = C(); r = weakref.ref(c, lambda _: print('gone'))",
+    "another standard output": "import sys, io; sys.stdout = io.TextIOWrapper(open('f', 'wb')); print('kept')",
+    "a closed standard output": "import sys; sys.stdout.close()",
+    "a buffer of C's": "import ctypes; ctypes.CDLL(None).puts(b'from C')",
+    "a full standard output": "import os, sys; sys.stdout.write('x'); os.close(1)",
+    "nothing": "x = [1]; print('x', end='')",
+}
+
+
+@pytest.mark.parametrize("what", _LAST_WORDS)
+def test_what_is_left_to_do_at_the_end_is_done(run, what):
+    """The short way out is only for those that leave nothing."""
+    warm, fresh = (
+        run(_LAST_WORDS[what], runtime=name, collect=("f*",)) for name in ("python", "python-exec")
+    )
+
+    assert (warm.status, warm.exit_code, warm.text) == (fresh.status, fresh.exit_code, fresh.text)
+    assert _ADDRESS.sub(b"", warm.stderr) == _ADDRESS.sub(b"", fresh.stderr)
+    assert warm.files == fresh.files

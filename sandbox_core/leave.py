@@ -1,0 +1,250 @@
+"""A short way out for a warm interpreter whose script has ended and left nothing to finalize.
+
+At its end an interpreter takes itself apart: module by module, object by object. In a process forked
+from one that stands ready, that is most of what a short script costs, since the kernel copies every
+page that is touched. All of it is for nothing when what is left is memory, which the kernel takes back
+by itself; so where that is certain, the process exits instead. Where it is not, it goes the long way:
+an end by `SystemExit`, by an exception, with threads, or with an object left that does something at
+its own end, such as an open file.
+
+By then the interpreter has run all that was registered with `atexit`; ours was there first, so it is
+called last.
+"""
+
+import atexit
+import ctypes
+import gc
+import importlib.machinery
+import io
+import os
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from types import (
+    AsyncGeneratorType,
+    BuiltinFunctionType,
+    CoroutineType,
+    FrameType,
+    FunctionType,
+    GeneratorType,
+    ModuleType,
+)
+from typing import Any
+
+#: Frames of C between the end of an interpreter and a callback of `atexit`: about 20.
+_MAX_FRAMES = 128
+_RTLD_DL_SYMENT = 1  # dladdr1(3)
+
+#: Compiled modules and packages whose objects end without a trace outside of their process.
+_HARMLESS = frozenset(
+    "_abc _ast _asyncio _bisect _blake2 _bz2 _codecs _collections _contextvars _csv _ctypes"
+    " _datetime _decimal _elementtree _functools _hashlib _heapq _imp _io _json _locale _lzma"
+    " _md5 _opcode _operator _pickle _posixsubprocess _queue _random _sha1 _sha2 _sha256 _sha3"
+    " _sha512 _signal _socket _sre _stat _statistics _string _struct _symtable _thread _tokenize"
+    " _tracemalloc _typing _warnings _weakref _zoneinfo array atexit audioop binascii builtins"
+    " cmath errno fcntl gc grp itertools marshal math mmap numpy pandas posix pwd pyexpat"
+    " resource select sys time unicodedata zlib".split()
+)
+_COMPILED = (importlib.machinery.BuiltinImporter, importlib.machinery.ExtensionFileLoader)
+
+#: What an uncaught exception leaves in `sys`. A hook of the script's that removes these and then itself
+#: makes its failure a success, as it could have by `os._exit(0)`.
+_LAST_ERROR = ("last_exc", "last_type", "last_value")
+
+#: Modules whose weak references only take their objects out of a collection.
+_BOOK_KEEPERS = ("_weakrefset", "functools", "logging", "threading", "weakref")
+
+#: Where what is suspended in the middle of something keeps that.
+_FRAMES = {GeneratorType: "gi_frame", CoroutineType: "cr_frame", AsyncGeneratorType: "ag_frame"}
+
+_HAVE_GC = 1 << 14  # Py_TPFLAGS_HAVE_GC
+
+# What a class says of itself, past whatever its own metaclass may say.
+_mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
+_names_of: Callable[[type], Any] = type.__dict__["__dict__"].__get__
+_module_of: Callable[[type], object] = type.__dict__["__module__"].__get__
+
+
+class _Location(ctypes.Structure):
+    """Dl_info of dladdr1(3)."""
+
+    _fields_ = (
+        ("path", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+class _Symbol(ctypes.Structure):
+    """Elf64_Sym of elf(5)."""
+
+    _fields_ = (
+        ("name", ctypes.c_uint32),
+        ("info", ctypes.c_uint8),
+        ("other", ctypes.c_uint8),
+        ("section", ctypes.c_uint16),
+        ("value", ctypes.c_uint64),
+        ("size", ctypes.c_uint64),
+    )
+
+
+class Stack:
+    """Tells from C's own stack how the interpreter came to its end."""
+
+    def __init__(self) -> None:
+        """Find the functions to look for; `OSError` or `AttributeError` where they can't be."""
+        # With the interpreter's lock held throughout.
+        self._library: Any = ctypes.PyDLL(None)
+        self._library.backtrace.argtypes = (ctypes.c_void_p, ctypes.c_int)
+        self._library.dladdr1.argtypes = (ctypes.c_void_p,) * 3 + (ctypes.c_int,)
+        self._run, self._exit = self._extent("Py_RunMain"), self._extent("Py_Exit")
+        self._frames = (ctypes.c_void_p * _MAX_FRAMES)()
+        self._callers()  # the first call loads the library that unwinds
+        if not self._sees_an_exit():
+            raise OSError("an end by SystemExit does not show on the stack of this interpreter")
+
+    def _extent(self, name: str) -> range:
+        """Give the addresses that calls from the function `name` return to."""
+        address = ctypes.cast(getattr(self._library, name), ctypes.c_void_p).value or 0
+        symbol = ctypes.POINTER(_Symbol)()
+        found = self._library.dladdr1(
+            address, ctypes.byref(_Location()), ctypes.byref(symbol), _RTLD_DL_SYMENT
+        )
+        if not found or not symbol or not symbol.contents.size:
+            raise OSError(f"the size of {name} is unknown")
+        return range(address + 1, address + symbol.contents.size + 1)
+
+    def reached_the_end(self) -> bool:
+        """Whether the interpreter ends since its program has, and not by `SystemExit`.
+
+        That calls Py_Exit, where the end of the program, as it is and after an uncaught exception,
+        returns to Py_RunMain (CPython's pythonrun.c and main.c, 3.11 to 3.13).
+        """
+        callers = self._callers()
+        return any(at in self._run for at in callers) and not any(at in self._exit for at in callers)
+
+    def _callers(self) -> list[int]:
+        depth = self._library.backtrace(self._frames, _MAX_FRAMES)
+        return [at or 0 for at in self._frames[:depth]]
+
+    def _sees_an_exit(self) -> bool:
+        """Try in a child whether Py_Exit shows: a compiler may have made it a part of its caller."""
+        child = os.fork()
+        if child:
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+        def answer() -> None:
+            os._exit(0 if any(at in self._exit for at in self._callers()) else 1)
+
+        try:
+            atexit.register(answer)
+            ctypes.pythonapi.PyRun_SimpleString(b"raise SystemExit")
+        finally:
+            os._exit(1)
+
+
+class ShortWay:
+    """The way out, to be taken by processes forked from this one."""
+
+    def __init__(self) -> None:
+        """Get ready, in the interpreter that stands ready; raises as `Stack` does."""
+        self._stack = Stack()
+        self._streams: tuple[Any, ...] = ()
+        self._harmless: frozenset[int] = frozenset()
+        self._mark: list[object] = []
+        self._excepthook = sys.excepthook
+        atexit.register(self._leave)
+
+    def open(self) -> None:
+        """Take note of what there is as the script begins; from here on it may be taken."""
+        if not all(map(_is_harmless_module, list(sys.modules.values()))):
+            return
+        streams: tuple[Any, ...] = (sys.stdin, sys.stdout, sys.stderr)
+        self._streams = streams
+        own = [part for of in streams for part in (of, of.buffer, of.buffer.raw)]
+        self._harmless = frozenset(map(id, own))
+        self._mark = [self]
+
+    def _leave(self) -> None:
+        """Exit if nothing more is to be done; else return, and all of it is done."""
+        try:
+            caller = sys._getframe().f_back  # noqa: SLF001  # the documented way to ask
+            if self._may_be_taken(caller):
+                for stream in self._streams[1:]:
+                    stream.flush()
+                os._exit(0)
+        except Exception:  # noqa: BLE001  # whatever it is, it comes up again on the long way
+            return
+        finally:
+            # What the streams still hold is written when they go, which we must not keep them from.
+            self._streams = ()
+
+    def _may_be_taken(self, caller: FrameType | None) -> bool:
+        return (
+            caller is None  # a script may call the callbacks of `atexit` itself
+            and (sys.stdin, sys.stdout, sys.stderr) == self._streams
+            and not any(hasattr(sys, name) for name in _LAST_ERROR)
+            and sys.excepthook is self._excepthook
+            and len(sys._current_frames()) == 1  # noqa: SLF001  # likewise
+            and self._stack.reached_the_end()
+            and self._nothing_to_finalize(gc.get_objects())
+        )
+
+    def _nothing_to_finalize(self, objects: Iterable[object]) -> bool:
+        """Whether no object does anything at its end that is seen outside of this process."""
+        silent: dict[type, bool] = {}
+        seen = False
+        for thing in objects:
+            seen |= thing is self._mark
+            kind = type(thing)
+            if kind not in silent:
+                silent[kind] = _ends_silently(kind)
+            if not silent[kind] and id(thing) not in self._harmless and not _is_spent(thing, kind):
+                return False
+        return seen  # else the script has hidden its objects from the collector (gc.freeze)
+
+
+def _ends_silently(kind: type) -> bool:
+    """Whether no object of the class `kind` needs to be looked at by itself."""
+    mro = _mro_of(kind)
+    return not (
+        # A destructor, of Python or of C; and what may be about other objects, or anything.
+        any("__del__" in _names_of(base) for base in mro)
+        or any(base in mro for base in (type, ModuleType, weakref.ref))
+        or any(_module_of(base) in ("ctypes", "_ctypes") for base in mro)
+    )
+
+
+def _is_spent(thing: Any, kind: type) -> bool:
+    """Whether this object, of a class whose objects may do something at their end, does not."""
+    if kind in _FRAMES:
+        return getattr(thing, _FRAMES[kind]) is None
+    if kind in (weakref.ref, weakref.KeyedRef):
+        return _only_keeps_books(thing.__callback__)
+    if kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
+        return bool(thing.closed)
+    if ModuleType in _mro_of(kind):
+        return _is_harmless_module(thing)
+    if type in _mro_of(kind):
+        # Those of its objects that the collector does not know would not be found.
+        return bool(thing.__flags__ & _HAVE_GC) or _ends_silently(thing)
+    return kind in (io.FileIO, io.BufferedReader, io.BytesIO, io.StringIO)  # these hold nothing back
+
+
+def _only_keeps_books(callback: Any) -> bool:
+    """Whether what a weak reference calls does no more than to forget the reference."""
+    return (
+        callback is None
+        or type(callback) is BuiltinFunctionType
+        or (type(callback) is FunctionType and callback.__module__ in _BOOK_KEEPERS)
+    )
+
+
+def _is_harmless_module(module: Any) -> bool:
+    """Whether a module is Python's, or compiled and known to end without a trace."""
+    spec: Any = getattr(module, "__spec__", None)
+    loader = getattr(spec, "loader", None)
+    if loader in _COMPILED or type(loader) in _COMPILED:
+        return spec.name.partition(".")[0] in _HARMLESS
+    return True
