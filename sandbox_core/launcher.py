@@ -177,8 +177,9 @@ def _start(control: socket.socket) -> subprocess.Popen[bytes]:
     outcome: list[subprocess.Popen[bytes] | OSError] = []
 
     def start() -> None:
-        supervisor = os.pidfd_open(os.getpid())
+        supervisor = None
         try:
+            supervisor = os.pidfd_open(os.getpid())
             unshare(CloneFlag.NEWPID)
             interpreter = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
             fds = (control.fileno(), supervisor)
@@ -197,7 +198,8 @@ def _start(control: socket.socket) -> subprocess.Popen[bytes]:
         except OSError as error:
             outcome.append(error)
         finally:
-            os.close(supervisor)
+            if supervisor is not None:
+                os.close(supervisor)
 
     thread = threading.Thread(target=start, name="start-zygote")
     thread.start()

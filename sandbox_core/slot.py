@@ -126,7 +126,7 @@ class Slot:
         # If it is not ready, or its process has ended, nothing of a job was lost by it: another is
         # made, and if that one fails too its error is the one to be told.
         with suppress(SandboxError, OSError):
-            if jail.await_ready():
+            if jail.await_ready() and jail.exit_record() is None:
                 return jail
         with suppress(SandboxError):
             jail.close()

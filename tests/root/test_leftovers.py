@@ -57,8 +57,10 @@ def test_200_jobs_with_jails_standing_ready_leave_no_more_than_these(leftovers, 
         after = leftovers()
 
         assert len(after["processes"]) == len(at_first["processes"]) + 2
-        for what in ("cgroups", "descriptors", "mounts", "files"):
+        for what in ("cgroups", "mounts", "files"):
             assert len(after[what]) == len(before[what])
+        # Of a jail that stands ready a descriptor may not have been received yet.
+        assert len(after["descriptors"]) <= len(before["descriptors"]) + 2
     assert leftovers() == at_first
 
 
@@ -131,6 +133,7 @@ def test_a_zygote_that_died_idle_is_replaced_unnoticed(ahead):
         sandbox.run("")
         (zygote,) = set(_zygotes_of(os.getpid())) - before
         os.kill(zygote, signal.SIGKILL)
+        os.waitid(os.P_PID, zygote, os.WEXITED | os.WNOWAIT)
 
         assert sandbox.run("print('on')").text == "on\n"
 
@@ -142,6 +145,7 @@ def test_a_jail_that_died_waiting_is_replaced_unnoticed(leftovers):
         sandbox.run("")
         (waiting,) = set(leftovers()["processes"]) - set(before)
         os.kill(int(waiting.split("/")[2]), signal.SIGKILL)
+        time.sleep(0.2)  # until its zygote has reaped it
 
         assert sandbox.run("print('on')").text == "on\n"
 
