@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sandbox_core import Result, Sandbox, Status
 from sandbox_core.sandbox import Cancel
+from tests.root.attacks.battery import TIME_FACTOR
 from worker.demo import EXAMPLES, Example, load_examples
 
 ROOT = EXAMPLES.parent
@@ -36,10 +38,14 @@ def sandbox() -> Iterator[Sandbox]:
 def test_an_example_ends_as_its_table_says(sandbox: Sandbox, example: Example) -> None:
     """Status, exit code or signal, output and files."""
     cancel = Cancel()
-    timer = threading.Timer(example.cancel_after or 60, cancel.set)
+    timer = threading.Timer(example.cancel_after or 60 * TIME_FACTOR, cancel.set)
     timer.start()
+    job = example.job
+    if example.status is not Status.TIME_LIMIT:
+        limits = replace(job.limits, wall_time=job.limits.wall_time * TIME_FACTOR)
+        job = replace(job, limits=limits)
     try:
-        result = sandbox.run(example.job, cancel=cancel)
+        result = sandbox.run(job, cancel=cancel)
     except ValueError as error:
         result = Result(Status.INVALID_JOB, error=str(error))
     finally:
@@ -74,7 +80,7 @@ def test_a_command_of_the_readme_exits_as_it_says(tmp_path: Path, command: str, 
         env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        timeout=30,
+        timeout=30 * TIME_FACTOR,
         check=False,
     )
 
