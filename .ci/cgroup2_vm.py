@@ -70,6 +70,9 @@ exec $b switch_root /new /bin/bash /run/vm/init
 SECOND_HALF = """exec < /dev/null > /dev/ttyS0 2>&1
 stty -F /dev/ttyS0 -opost
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root {environment}
+# Not the host's /tmp, whose files come and go below ours.
+mkdir -m 1777 /run/tmp
+export TMPDIR=/run/tmp
 ip link set lo up 2>/dev/null
 cd {directory}
 {command}
