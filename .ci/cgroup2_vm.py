@@ -6,7 +6,7 @@
 A host whose controllers are in cgroup v1 can't show that jails work on v2; this can, anywhere. The
 guest is Debian's kernel in QEMU. Its root is this host's, read-only over 9p below a tmpfs, so the
 same checkout and the same virtual environment are there, at the same paths; what is written vanishes
-with it. It has a loopback and no other network. Everything in it takes 25 to 50 times as long, unless
+with it. It has a loopback and no other network. Everything in it takes 10 to 20 times as long, unless
 $SANDBOXED_VM_ACCEL is "kvm" and the host has that.
 
 Needs Debian's qemu-system-x86 and zstd. The kernel and busybox-static are downloaded, not installed,
@@ -15,6 +15,7 @@ the machine ended before the command did.
 """
 
 import argparse
+import fcntl
 import glob
 import lzma
 import os
@@ -102,7 +103,6 @@ def run(*command: str, cwd: Path, **options: object) -> bytes:
 
 def prepare(cache: Path) -> None:
     """Put the kernel, busybox and the initramfs into `cache`."""
-    cache.mkdir(parents=True, exist_ok=True)
     run("apt-get", "update", "-qq", cwd=cache)
     depends = run("apt-cache", "depends", KERNEL, cwd=cache).decode()
     build = re.search(r"Depends: (linux-image-\S+)", depends)
@@ -160,8 +160,11 @@ def main() -> int:
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
     cache = Path(os.environ.get("SANDBOXED_VM_CACHE", "/var/cache/sandboxed-vm"))
-    if not (cache / "initramfs").exists():
-        prepare(cache)
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:  # machines that start side by side share it
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (cache / "initramfs").exists():
+            prepare(cache)
     control = Path(tempfile.mkdtemp(prefix="cgroup2-vm-"))
     try:
         shutil.copy(cache / "x/bin/busybox", control)
