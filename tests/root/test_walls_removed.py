@@ -89,7 +89,7 @@ def without(
             for other in kept.values():
                 other.close()
             kept.clear()
-            kept[walls, warm] = Sandbox(table)
+            kept[walls, warm] = Sandbox(table, ahead=False)
         return kept[walls, warm]
 
     return make
