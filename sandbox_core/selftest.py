@@ -30,6 +30,10 @@ def fails(call, *arguments):
         return errno.errorcode[error.errno]
     return None
 
+def fork():
+    if os.fork() == 0:
+        os._exit(0)  # what is printed below is printed once
+
 def is_open(fd):
     return fails(fcntl.fcntl, fd, fcntl.F_GETFD) is None
 
@@ -62,7 +66,7 @@ print(json.dumps({
     "securebits": libc.prctl(27, 0, 0, 0, 0),
     "limits": {n: resource.getrlimit(getattr(resource, "RLIMIT_" + n)) for n in %(limits)r},
     "quota": quota("/box"),
-    "fork": fails(os.fork),
+    "fork": fails(fork),
     "inet": fails(socket.socket, socket.AF_INET),
     "mount": fails(os.open, "/box", os.O_PATH) or absent(428),
     "write": fails(open, "/etc/probe", "w"),

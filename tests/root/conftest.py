@@ -70,15 +70,16 @@ def leftovers() -> Callable[[], dict[str, list[str]]]:
 def _leftovers() -> dict[str, list[str]]:
     """Give what running jobs can leave on a host: processes, cgroups, mounts, descriptors, files."""
     processes = []
-    for status in Path("/proc").glob("[0-9]*/status"):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
-            fields = dict(
-                line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line
-            )
+            with open(f"/proc/{pid}/status", "rb") as file:
+                status = file.read()
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
-        if 60_000 <= int(fields["Uid"].split()[0]) <= 61_183:
-            processes.append(f"{fields['Name']} {status}")
+        uid = int(status.partition(b"\nUid:\t")[2].split(None, 1)[0])
+        if 60_000 <= uid <= 61_183:
+            name = status.split(b"\n", 1)[0].partition(b"\t")[2].decode()
+            processes.append(f"{name} /proc/{pid}/status")
     return {
         "processes": processes,
         "cgroups": _cgroups(),

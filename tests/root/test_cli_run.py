@@ -14,10 +14,11 @@ import pytest
 import redis
 
 from sandbox_core import Status, wire
+from tests.root.attacks.battery import TIME_FACTOR
 from worker.redis_server import EmbeddedRedis
 
 SANDBOXED = str(Path(sys.executable).with_name("sandboxed"))
-SOON = 20.0  # seconds
+SOON = 20.0 * TIME_FACTOR  # seconds
 
 
 def run(*words: str, stdin: bytes = b"", **more: Any) -> "subprocess.CompletedProcess[bytes]":
@@ -214,7 +215,7 @@ def started(*words: str) -> "subprocess.Popen[bytes]":
 def test_a_script_is_talked_with_as_it_runs(script: Any) -> None:
     """Each answer is here before the next question is asked."""
     source = script("while True:\n    line = input()\n    print(line.upper(), flush=True)")
-    with started("--wall-time", "10", source) as process:
+    with started("--wall-time", f"{10 * TIME_FACTOR}", source) as process:
         assert process.stdin
         assert process.stdout
         for word in (b"one\n", b"two\n"):
@@ -227,7 +228,7 @@ def test_a_script_is_talked_with_as_it_runs(script: Any) -> None:
 def test_errors_are_relayed_as_they_come(script: Any) -> None:
     """Standard error is as live as standard output."""
     source = script("import sys; print('now', file=sys.stderr, flush=True); input()")
-    with started("--wall-time", "10", source) as process:
+    with started("--wall-time", f"{10 * TIME_FACTOR}", source) as process:
         assert process.stderr
         assert process.stdin
         assert process.stderr.readline() == b"now\n"
@@ -275,8 +276,8 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(
     script: Any, number: signal.Signals, code: int
 ) -> None:
     """No process, no control group, no word."""
-    source = script("import time; print('here', flush=True); time.sleep(60)")
-    with started("--wall-time", "60", source) as process:
+    source = script("import time; print('here', flush=True); time.sleep(6000)")
+    with started("--wall-time", "6000", source) as process:
         assert process.stdout
         assert process.stderr
         assert process.stdout.readline() == b"here\n"
@@ -287,7 +288,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(
         process.send_signal(number)
         assert process.wait(SOON) == code
         assert process.stderr.read() == b""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 5 * TIME_FACTOR
     while alive(inside) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert alive(inside) == set()

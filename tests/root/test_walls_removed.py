@@ -23,7 +23,19 @@ from tests.root.attacks import battery, removals
 from tests.root.attacks.battery import Attack
 
 ATTACKS = {str(attack): attack for attack in battery.load() if battery.fits(attack)}
-PROVEN = [attack for attack in ATTACKS.values() if attack.proof]
+
+
+def standing(attack: Attack) -> tuple[str, ...]:
+    """Give the walls that stop `attack` on this kernel, which may have no Landlock."""
+    missing = {"landlock"} if landlock.abi() < attack.landlock_since else set()
+    return tuple(wall for wall in attack.walls if wall not in missing)
+
+
+#: In an order that has those that lack the same walls one after the other.
+PROVEN = sorted(
+    (attack for attack in ATTACKS.values() if attack.proof),
+    key=lambda attack: (standing(attack), attack.warm),
+)
 
 #: The directory that has this package, for processes that a test starts.
 _CHECKOUT = Path(__file__).resolve().parents[2]
@@ -56,30 +68,39 @@ def table() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch, table: Path) -> Iterator[Callable[..., Sandbox]]:
-    """Make a sandbox in which some walls are missing."""
-    made: list[Sandbox] = []
-
-    def make(walls: tuple[str, ...], *, warm: bool = False) -> Sandbox:
-        removals.take_away(walls, monkeypatch, warm=warm)
-        made.append(Sandbox(table))
-        return made[-1]
-
-    yield make
-    for sandbox in made:
+@pytest.fixture(scope="module")
+def kept() -> Iterator[dict[object, Sandbox]]:
+    """Keep the sandbox of the test before, for where the next one is without the same walls."""
+    kept: dict[object, Sandbox] = {}
+    yield kept
+    for sandbox in kept.values():
         sandbox.close()
 
 
-def standing(attack: Attack) -> tuple[str, ...]:
-    """Give the walls that stop `attack` on this kernel, which may have no Landlock."""
-    missing = {"landlock"} if landlock.abi() < attack.landlock_since else set()
-    return tuple(wall for wall in attack.walls if wall not in missing)
+@pytest.fixture
+def without(
+    monkeypatch: pytest.MonkeyPatch, table: Path, kept: dict[object, Sandbox]
+) -> Callable[..., Sandbox]:
+    """Give a sandbox in which some walls are missing, for this test."""
+
+    def make(walls: tuple[str, ...], *, warm: bool = False) -> Sandbox:
+        removals.take_away(walls, monkeypatch, warm=warm)
+        if (walls, warm) not in kept:
+            for other in kept.values():
+                other.close()
+            kept.clear()
+            kept[walls, warm] = Sandbox(table, ahead=False)
+        return kept[walls, warm]
+
+    return make
 
 
 def runtime(attack: Attack) -> str:
-    """Give the runtime to show it in."""
-    return "python-exec" if "python-exec" in attack.runtimes else attack.runtimes[0]
+    """Give the runtime to show it in: not the warm one, whose zygote leaves the changed code behind.
+
+    Whatever runtimes the battery itself is confined to, here it is this one.
+    """
+    return "python-exec" if "python" in attack.runtimes else attack.runtimes[0]
 
 
 @pytest.mark.parametrize("attack", PROVEN, ids=str)
@@ -92,19 +113,26 @@ def test_without_its_walls_the_attack_gets_through(without, attack: Attack) -> N
     assert battery.got_through(attack, result), battery._brief(result)
 
 
-ALONE = [
-    pytest.param(attack, wall, id=f"{attack}-{wall}")
-    for attack in PROVEN
-    if len(standing(attack)) > 1 or attack.warm
-    for wall in standing(attack)
-]
+def others(attack: Attack, wall: str) -> tuple[str, ...]:
+    """Give every wall that stops `attack` but `wall`."""
+    return tuple(other for other in standing(attack) if other != wall)
 
 
-@pytest.mark.parametrize(("attack", "wall"), ALONE)
+ALONE = sorted(
+    (
+        (attack, wall)
+        for attack in PROVEN
+        if len(standing(attack)) > 1 or attack.warm
+        for wall in standing(attack)
+    ),
+    key=lambda pair: (others(*pair), pair[0].warm),
+)
+
+
+@pytest.mark.parametrize(("attack", "wall"), ALONE, ids=str)
 def test_one_wall_alone_stops_the_attack(without, attack: Attack, wall: str) -> None:
     """With every other wall that stops it taken away, the one that is left is enough."""
-    others = tuple(other for other in standing(attack) if other != wall)
-    sandbox = without(others, warm=attack.warm)
+    sandbox = without(others(attack, wall), warm=attack.warm)
 
     result = battery.run(sandbox, attack, runtime(attack))
 
