@@ -55,8 +55,17 @@ print(json.dumps(found))
 
 
 def directory(table: Path, name: str) -> Path:
-    """Give the place of the environment of the table's runtime `name`."""
+    """Give the place of the environment of the table's runtime `name`, which is a plain word."""
+    if not _NAME.fullmatch(name):
+        raise SandboxError(_BUILD, f"{name!r}: a name is letters, digits, - and _")
     return Path(f"{os.path.abspath(table)}.d") / name
+
+
+def check_place(path: Path) -> None:
+    """Raise `ValueError` for what a jail can't show: something of its own is there."""
+    top = Path(os.path.normpath(path)).parts[1:2]
+    if top and top[0] in ("box", "tmp", "proc", "dev"):
+        raise ValueError(f"site_packages: {path} can't be shown in a jail, which has its own /{top[0]}")
 
 
 def interpreter(environment: Path) -> Path:
@@ -68,7 +77,8 @@ def interpreter(environment: Path) -> Path:
 
 
 def shown(environment: Path, version: tuple[int, int]) -> tuple[str, ...]:
-    """Give the parts of an environment that a jail needs; `ValueError` if it is another Python's."""
+    """Give the parts of an environment that a jail needs; `ValueError` if it can't show them."""
+    check_place(environment)
     packages = environment / "lib" / f"python{version[0]}.{version[1]}" / "site-packages"
     if not packages.is_dir():
         raise ValueError(f"site_packages: {packages} is not there")
@@ -110,6 +120,10 @@ def build(python: str, table: Path, name: str, requirements: tuple[str, ...]) ->
     once the new one is complete. Raises `SandboxError` with the last words of what failed.
     """
     place = directory(table, name)
+    try:
+        check_place(place)
+    except ValueError as error:
+        raise SandboxError(_BUILD, f"{error}; move the table") from error
     fresh = place.with_name(f"{name}.new")
     shutil.rmtree(fresh, ignore_errors=True)
     try:
@@ -124,6 +138,7 @@ def build(python: str, table: Path, name: str, requirements: tuple[str, ...]) ->
         raise SandboxError(_BUILD, str(error)) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        _remove_if_empty(place.parent)
     return place
 
 
@@ -138,8 +153,12 @@ def modules(environment: Path, requirements: tuple[str, ...]) -> list[str]:
 def discard(table: Path, name: str) -> None:
     """Remove the environment of the table's runtime `name`, if it has one there."""
     shutil.rmtree(directory(table, name), ignore_errors=True)
+    _remove_if_empty(directory(table, name).parent)
+
+
+def _remove_if_empty(path: Path) -> None:
     with suppress(OSError):  # others are in it, or it never was
-        directory(table, name).parent.rmdir()
+        path.rmdir()
 
 
 def _pip(python: str) -> list[str]:
@@ -191,17 +210,9 @@ def write_entry(table: Path, name: str, entry: dict[str, Any] | None) -> None:
     Raises `SandboxError` and leaves the file alone if the table is not written in a way that this
     understands.
     """
-    if not _NAME.fullmatch(name):
-        raise SandboxError(_WRITE, f"{name!r}: a name is letters, digits, - and _")
     expected = {key: value for key, value in load(table).items() if key != name}
     text = table.read_text(encoding="utf-8") if table.exists() else ""
-    kept, ours = [], False
-    for line in text.splitlines(keepends=True):
-        if header := _HEADER.match(line):
-            ours = header[1] == name
-        if not ours:
-            kept.append(line)
-    result = "".join(kept).rstrip("\n")
+    result = _without(text, name)
     if entry is not None:
         expected[name] = entry
         lines = [f"{key} = {_toml(value)}" for key, value in entry.items()]
@@ -223,6 +234,24 @@ def write_entry(table: Path, name: str, entry: dict[str, Any] | None) -> None:
         raise SandboxError(_WRITE, str(error)) from error
 
 
+def _without(text: str, name: str) -> str:
+    """Leave out the entry `name` and its sub-tables; comments above the next one are the next one's."""
+    kept: list[str] = []
+    notes: list[str] = []  # of our entry's lines, the comments and empty lines at the end
+    ours = False
+    for line in text.splitlines(keepends=True):
+        if header := _HEADER.match(line):
+            ours = header[1] == name
+        if not ours:
+            kept += [*notes, line]
+            notes = []
+        elif line.strip() and not line.startswith("#"):
+            notes = []
+        else:
+            notes.append(line)
+    return "".join([*kept, *notes]).rstrip("\n")
+
+
 def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_toml, value))}]"
@@ -230,4 +259,4 @@ def _toml(value: Any) -> str:
         pairs = ", ".join(f"{json.dumps(key)} = {_toml(entry)}" for key, entry in value.items())
         return f"{{ {pairs} }}"
     # A JSON string, number or truth value is one of TOML too, unless it has a DEL in it.
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

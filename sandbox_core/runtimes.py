@@ -51,7 +51,12 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/lib/locale/C.utf8", "/usr/share/zonei
 #: Shown to warm interpreters, which run it until the script begins.
 _PACKAGE = str(Path(__file__).resolve().parent)
 
-_SITECUSTOMIZE = "from sandbox_core.warm import wait_to_be_the_script\n\nwait_to_be_the_script()\n"
+#: `site` takes the error at the end for "there is no such module", and nothing of it stays.
+_SITECUSTOMIZE = """from sandbox_core.warm import wait_to_be_the_script
+
+wait_to_be_the_script()
+raise ImportError(name="sitecustomize")
+"""
 
 #: The oldest Python that can run it.
 _OLDEST_WARM = [3, 11]
