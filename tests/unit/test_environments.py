@@ -58,7 +58,7 @@ def test_a_table_in_another_style_is_left_alone(tmp_path, text):
 def test_a_name_is_a_plain_word(tmp_path, name):
     """It becomes the name of a directory."""
     with pytest.raises(SandboxError, match="a name is letters"):
-        environments.write_entry(tmp_path / "runtimes.toml", name, {})
+        environments.directory(tmp_path / "runtimes.toml", name)
 
 
 @pytest.mark.parametrize(
