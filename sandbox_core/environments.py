@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tomllib
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -29,29 +30,6 @@ _STAMP = "requirements.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 #: A table's header, by the first part of its name.
 _HEADER = re.compile(r"\s*\[\s*\"?([A-Za-z0-9_-]+)\"?\s*[.\]]")
-
-#: Asks an environment which modules its packages are; names those that can be imported with no
-#: thread left running.
-_MODULES = """
-import importlib, importlib.metadata, json, os, re, sys
-found = []
-owners = importlib.metadata.packages_distributions()
-wanted = {re.sub("[-_.]+", "-", name).lower() for name in sys.argv[1:]}
-for module, names in sorted(owners.items()):
-    if module.startswith("_") or not module.isidentifier():
-        continue
-    if not wanted & {re.sub("[-_.]+", "-", name).lower() for name in names}:
-        continue
-    if os.fork() == 0:
-        try:
-            importlib.import_module(module)
-            os._exit(len(os.listdir("/proc/self/task")) != 1)
-        finally:
-            os._exit(1)
-    if os.wait()[1] == 0:
-        found.append(module)
-print(json.dumps(found))
-"""
 
 
 def directory(table: Path, name: str) -> Path:
@@ -143,11 +121,25 @@ def build(python: str, table: Path, name: str, requirements: tuple[str, ...]) ->
 
 
 def modules(environment: Path, requirements: tuple[str, ...]) -> list[str]:
-    """Give the modules of the packages that were asked for, those fit to be loaded before a fork."""
-    names = [re.split(r"[^A-Za-z0-9._-]", requirement)[0] for requirement in requirements]
-    python = str(interpreter(environment))
-    found: list[str] = json.loads(_call([python, "-c", _MODULES, *names]).splitlines()[-1])
-    return found
+    """Give the modules of the packages that were asked for, by what is written of them: none is run."""
+    wanted = {_canonical(re.split(r"[^A-Za-z0-9._-]", requirement)[0]) for requirement in requirements}
+    found = set()
+    for packages in environment.glob("lib/python*/site-packages"):
+        for package in metadata.distributions(path=[str(packages)]):
+            if _canonical(package.name) in wanted:
+                found |= {_module(file.parts) for file in package.files or ()}
+    return sorted(name for name in found if name.isidentifier() and not name.startswith("_"))
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()  # packaging.python.org, Names and normalization
+
+
+def _module(file: tuple[str, ...]) -> str:
+    """Give the name of the module at the top that a file is, or nothing."""
+    if len(file) == 1 and file[0].endswith((".py", ".so")):
+        return file[0].partition(".")[0]
+    return file[0] if file[1:] == ("__init__.py",) else ""
 
 
 def discard(table: Path, name: str) -> None:
@@ -174,7 +166,6 @@ def _call(command: list[str]) -> str:
     try:
         done = subprocess.run(
             command,
-            env={**os.environ, **ONE_THREAD},
             check=False,
             capture_output=True,
             text=True,

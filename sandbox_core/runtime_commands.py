@@ -9,6 +9,7 @@ import click
 
 from sandbox_core import environments
 from sandbox_core.errors import SandboxError
+from sandbox_core.job import Job, Limits
 from sandbox_core.runtimes import Runtimes
 
 _TABLE = click.option(
@@ -18,6 +19,9 @@ _TABLE = click.option(
     show_envvar=True,
     help="The runtimes table (TOML).",
 )
+
+#: Room for the largest packages; the one process can start no thread.
+_IMPORTING = Limits(wall_time=120.0, memory=2 << 30)
 
 
 @click.group()
@@ -83,12 +87,16 @@ def add(
     if prefix is not None:
         entry["prefix"] = os.path.abspath(prefix)
     python = f"{entry['prefix']}/bin/python3" if "prefix" in entry else _own_python()
+    if os.geteuid() != 0:
+        raise SandboxError("add the runtime", "it takes root; try: sudo sandboxed runtime add …")
     place = environments.build(python, path, name, requirements)
     entry["site_packages"] = list(requirements)
     if preload is not None:
         entry["preload"] = [part for part in map(str.strip, preload.split(",")) if part]
     elif packages is not None or "preload" not in entry:
-        entry["preload"] = environments.modules(place, requirements)
+        entry.pop("preload", None)
+        environments.write_entry(path, name, entry)
+        entry["preload"] = _fit_to_preload(path, name, environments.modules(place, requirements))
     environments.write_entry(path, name, entry)
     Runtimes(path)  # says what is wrong with it, if anything is
     loaded = ", ".join(entry["preload"]) or "nothing"
@@ -105,6 +113,18 @@ def remove(name: str, table: Path | None) -> None:
         raise SandboxError("remove the runtime", f"{path} has no [{name}]")
     environments.write_entry(path, name, None)
     environments.discard(path, name)
+
+
+def _fit_to_preload(table: Path, name: str, modules: list[str]) -> list[str]:
+    """Give those modules that can be imported in a jail, and with one thread."""
+    from sandbox_core.sandbox import Sandbox  # noqa: PLC0415  # the jail, when one is needed
+
+    with Sandbox(table) as sandbox:
+        return [
+            module
+            for module in modules
+            if sandbox.run(Job(f"import {module}", runtime=name, limits=_IMPORTING)).ok
+        ]
 
 
 def _existing(table: Path | None) -> Path:

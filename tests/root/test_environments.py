@@ -118,6 +118,22 @@ def test_loading_them_leaves_one_thread(scientific):
     assert scientific.run(Job(source, runtime="numpy")).text == "1 1\n"
 
 
+def test_a_job_with_several_processes_asks_for_threads(scientific):
+    """The variable is heeded, though the modules were loaded with another value before."""
+    source = "import os, numpy; print(len(os.listdir('/proc/self/task')), os.environ['OPENBLAS_NUM_THREADS'])"
+
+    result = scientific.run(
+        Job(
+            source,
+            runtime="numpy",
+            env={"OPENBLAS_NUM_THREADS": "2"},
+            limits=Limits(processes=8, memory=256 << 20),
+        )
+    )
+
+    assert result.text == "2 2\n", result.stderr
+
+
 def test_modules_that_start_threads_are_refused(table):
     """A fork would leave their threads behind, and the locks that those held locked for good."""
     shown = table.with_name("shown")
