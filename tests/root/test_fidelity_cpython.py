@@ -8,7 +8,9 @@ import json
 import os
 import tomllib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,7 +44,7 @@ def _has_tests() -> None:
 @pytest.fixture(scope="module")
 def jails() -> Iterator[Sandbox]:
     """Make a sandbox of its own: a test of signals or threads may well upset its interpreter."""
-    with Sandbox() as sandbox:
+    with Sandbox(slots=2) as sandbox:
         yield sandbox
 
 
@@ -71,7 +73,8 @@ def wall(test: str, text: str) -> str | None:
 def test_warm_jails_fail_in_nothing_new(jails, module):
     """What fails by chance, of a clock on a busy machine, passes when it is run again."""
     for _ in range(2):
-        fresh, warm = (failures(jails, module, name) for name in ("python-exec", "python"))
+        with ThreadPoolExecutor(2) as pool:
+            fresh, warm = pool.map(partial(failures, jails, module), ("python-exec", "python"))
         unexplained = {test: text for test, text in fresh.items() if wall(test, text) is None}
         only_warm = {test: text for test, text in warm.items() if test not in fresh}
         if not unexplained and not only_warm:
