@@ -34,6 +34,7 @@ _COMMANDS = {
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
     "demo": _Lazy("worker.demo:demo", "Run friendly and hostile scripts through a queue."),
     "doctor": _Lazy("worker.doctor:doctor", "Check this host part by part."),
+    "runtime": _Lazy("sandbox_core.runtime_commands:runtime", "List, add and remove runtimes."),
     "schema": _Lazy("sandbox_core.commands:schema", "Print the JSON Schemas of Job and Result."),
 }
 

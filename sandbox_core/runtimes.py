@@ -13,6 +13,10 @@ none of its site-packages) and `sh`. An operator adds others in a TOML file, a t
     env = { LUA_PATH = "/box/?.lua" }  # added to the small clean environment
     limits = { memory = 67108864 }     # maxima of this runtime's jobs
 
+    [numpy]
+    site_packages = ["numpy", "pandas"]  # a Python with packages, which `sandboxed runtime add` builds,
+    preload = ["numpy", "pandas"]        # or the path of a virtual environment that you made
+
 A Python is warm: forked, for each job, from an interpreter that stands ready. `preload = ["json"]` has
 it import modules before that, `warm = false` starts it afresh for each job, `recycle_after = 100` has
 another take its place after so many.
@@ -29,6 +33,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sandbox_core import environments
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Limits
 from sandbox_core.mounts import WARM_PATH
@@ -46,7 +51,12 @@ _SYSTEM_FILES = ("/etc/ld.so.cache", "/usr/lib/locale/C.utf8", "/usr/share/zonei
 #: Shown to warm interpreters, which run it until the script begins.
 _PACKAGE = str(Path(__file__).resolve().parent)
 
-_SITECUSTOMIZE = "from sandbox_core.warm import wait_to_be_the_script\n\nwait_to_be_the_script()\n"
+#: `site` takes the error at the end for "there is no such module", and nothing of it stays.
+_SITECUSTOMIZE = """from sandbox_core.warm import wait_to_be_the_script
+
+wait_to_be_the_script()
+raise ImportError(name="sitecustomize")
+"""
 
 #: The oldest Python that can run it.
 _OLDEST_WARM = [3, 11]
@@ -253,23 +263,28 @@ def _read(table: Path) -> list[Runtime]:
     runtimes = []
     for name, entry in entries.items():
         try:
-            runtimes.append(_entry(name, entry))
+            runtimes.append(_entry(table, name, entry))
         except (TypeError, ValueError) as error:
             raise SandboxError(_STEP, f"{table}: [{name}]: {error}") from error
     return runtimes
 
 
-_KEYS = ("prefix", "command", "script", "binds", "env", "limits", "warm", "preload", "recycle_after")
+_KEYS = (
+    *("prefix", "site_packages", "command", "script", "binds", "env", "limits"),
+    *("warm", "preload", "recycle_after"),
+)
 
 
-def _entry(name: str, entry: object) -> Runtime:
+def _entry(table: Path, name: str, entry: object) -> Runtime:
     if not isinstance(entry, dict):
         raise TypeError("expected a table; each runtime is one")
     if unknown := [key for key in entry if key not in _KEYS]:
         raise ValueError(f"unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
-    if ("prefix" in entry) == ("command" in entry):
+    if ("prefix" in entry or "site_packages" in entry) == ("command" in entry):
         raise ValueError("give either the prefix of a Python or the command of a program")
-    if "prefix" in entry:
+    if "site_packages" in entry:
+        runtime = _with_packages(table, name, entry)
+    elif "prefix" in entry:
         runtime = _python(name, _text("prefix", entry["prefix"]) + "/bin/python3")
     else:
         runtime = _program(name, _texts("command", entry["command"]))
@@ -280,10 +295,33 @@ def _entry(name: str, entry: object) -> Runtime:
         runtime,
         script=script,
         paths=(*runtime.paths, *_binds(entry.get("binds", []))),
-        env=_env(entry.get("env", {})),
+        env={**runtime.env, **_env(entry.get("env", {}))},
         limits=_maxima(entry.get("limits")),
         **_warmth(runtime, entry),
         recycle_after=_count("recycle_after", entry.get("recycle_after", runtime.recycle_after)),
+    )
+
+
+def _with_packages(table: Path, name: str, entry: dict[str, Any]) -> Runtime:
+    """Make the runtime of a Python with packages: those of a virtual environment."""
+    value = entry["site_packages"]
+    if isinstance(value, list):
+        requirements = environments.check_requirements(_texts("site_packages", value))
+        environment = environments.built(table, name, requirements)
+    else:
+        if "prefix" in entry:
+            raise ValueError("site_packages: a virtual environment says itself which Python it is of")
+        environment = Path(_text("site_packages", value))
+        if not environment.is_absolute():
+            raise ValueError(f"site_packages: {value!r} is no absolute path")
+    python = environments.interpreter(environment)
+    runtime = _python(name, str(python))
+    major, minor = _probe(str(python))["version"]
+    return replace(
+        runtime,
+        command=(str(python),),
+        paths=(*runtime.paths, *environments.shown(environment, (major, minor))),
+        env=environments.ONE_THREAD,
     )
 
 

@@ -142,8 +142,14 @@ class Sandbox:
 
 
 def _for_environment(runtime: Runtime, job: Job) -> Runtime:
-    """Start the interpreter afresh for a job that sets what is read only as it starts."""
-    if runtime.warm and any(name.startswith(("PYTHON", "LC_", "LANG")) for name in job.env):
+    """Start the interpreter afresh for a job that sets what is read only as it starts.
+
+    Or only as a module is loaded: so it is with what the runtime itself sets for its modules.
+    """
+    read = runtime.env if runtime.preload else ()
+    if runtime.warm and any(
+        name in read or name.startswith(("PYTHON", "LC_", "LANG")) for name in job.env
+    ):
         return replace(runtime, warm=False)
     return runtime
 

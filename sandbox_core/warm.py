@@ -4,11 +4,13 @@ It is started as `python3 /box/main.py` in the runtime's root, where there is no
 thing that its start-up does before the script is to import `sitecustomize`, which is ours: there it
 serves as a zygote. The process that is to be a job returns from it, and the interpreter goes on as it
 would have: it runs `/box/main.py`, with no frame of ours below it.
+
+What we import is ours alone: `sys.modules` has none of it by the time that a job is forked, and a
+script that asks for one of these modules imports it as it would anywhere.
 """
 
 import errno
 import gc
-import importlib
 import io
 import os
 import signal
@@ -20,7 +22,7 @@ from typing import Any
 from sandbox_core import mounts
 from sandbox_core.jail import SEAL_STEPS, Jail, take
 from sandbox_core.leave import ShortWay
-from sandbox_core.syscalls import Prctl, prctl
+from sandbox_core.syscalls import CloneFlag, Prctl, prctl, unshare
 from sandbox_core.zygote import CONTROL_FD, SUPERVISOR_FD, Zygote
 
 #: What Linux takes for one argument or variable, and for all of them with a stack of 8 MiB (execve(2)).
@@ -59,11 +61,31 @@ def _short_way() -> ShortWay | None:
 
 
 def _settle(order: dict[str, Any]) -> None:
+    _forget_our_modules()
     for name in order["preload"]:
-        importlib.import_module(name)
+        __import__(name)  # `importlib` would be one more module of ours
+    _check_for_threads()
     take(SEAL_STEPS, None)
     gc.collect()
     gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
+
+
+def _forget_our_modules() -> None:
+    """Leave in `sys.modules` what was there before our first line; we go on with what we hold."""
+    names = list(sys.modules)
+    ours = names[names.index("sitecustomize") + 1 :]
+    for name in ours:
+        # Some modules are there under two names, one of which was there before.
+        for path in getattr(sys.modules.pop(name), "__path__", ()):
+            sys.path_importer_cache.pop(path, None)
+
+
+def _check_for_threads() -> None:
+    """Refuse modules that start threads: a fork leaves those behind, and their locks as they were."""
+    try:
+        unshare(CloneFlag.THREAD)  # does nothing, where there is one thread only (unshare(2))
+    except OSError as error:
+        raise RuntimeError("they start threads, which a fork would leave behind") from error
 
 
 def _dress(jail: Jail) -> None:
@@ -79,8 +101,8 @@ def _dress(jail: Jail) -> None:
     sys.argv[1:] = sys.orig_argv[2:] = arguments
     _renew_standard_streams()
     _renew_main()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "sandbox_core"]:
-        del sys.modules[name]
+    if numbers := sys.modules.get("numpy.random"):
+        numbers.seed()  # the one generator known that does not notice a fork
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

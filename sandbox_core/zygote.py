@@ -190,7 +190,7 @@ class Zygote:
         jail = self._jails.pop(job_pidfd)
         self._poll.unregister(job_pidfd)
         os.close(job_pidfd)
-        _, status, _ = os.wait4(jail.job, 0)
+        _, status = os.waitpid(jail.job, 0)  # os.wait4 would import a module, for all jobs to come
         # With init goes everything in the jail; its end is the proof that nothing is left.
         _end_init(jail.init, jail.init_pidfd)
         self._send(jail=jail.id, status=status, at=at)
