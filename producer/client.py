@@ -248,8 +248,8 @@ class Client:
         elif standing.queue_length:
             count = standing.queue_length
             where = (
-                f"at least {count} {'job waits' if count == 1 else 'jobs wait'} in the queue {QUEUE!r} of "
-                f"{at}; is a worker running (`sandboxed worker`)?"
+                f"at least {count} {'job waits' if count == 1 else 'jobs wait'} in the queue "
+                f"{QUEUE!r} of {at}; is a worker running (`sandboxed worker`)?"
             )
         else:
             where = f"the queue {QUEUE!r} of {at} is empty, and no worker tells of this job"

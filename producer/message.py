@@ -75,14 +75,16 @@ def encode(job: Job, job_id: str, submitted_at: float, reply_to: str, text: str 
     `job_id` and `reply_to` are UUIDs, `submitted_at` is Unix seconds, `text` is the job's
     `job_text` where that is there already.
     """
-    return _message(TASK, job_id, text or job_text(job), summary(job), submitted_at, reply_to)
+    text = text or job_text(job)
+    return _message(TASK, job_id, text, summary(job), submitted_at=submitted_at, reply_to=reply_to)
 
 
 def encode_chunk(entries: Sequence[tuple[str, str]], submitted_at: float, reply_to: str) -> bytes:
     """Give one message for several jobs, each as its id and its `job_text`; `encode` has the rest."""
     argument = ", ".join(f'{{"id": "{job_id}", "job": {text}}}' for job_id, text in entries)
     told = f"{len(entries)} jobs · {len(argument)} characters"
-    return _message(TASK_MANY, new_id(), f"[{argument}]", told, submitted_at, reply_to)
+    argument = f"[{argument}]"
+    return _message(TASK_MANY, new_id(), argument, told, submitted_at=submitted_at, reply_to=reply_to)
 
 
 def job_text(job: Job) -> str:
@@ -91,7 +93,7 @@ def job_text(job: Job) -> str:
 
 
 def _message(
-    task: str, task_id: str, argument: str, told: str, submitted_at: float, reply_to: str
+    task: str, task_id: str, argument: str, told: str, *, submitted_at: float, reply_to: str
 ) -> bytes:
     message = _ENVELOPE % {
         "body": base64.b64encode((_BODY % argument).encode()).decode("ascii"),

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from sandbox_core import wire
 from sandbox_core.errors import SandboxError
@@ -98,7 +98,14 @@ class _Chunk:
     def _attempt(self, entry: _Entry, taken: ledger.Taken) -> Result | None:
         """Give the result of a job; None where the sandbox failed and it waits to be tried again."""
         try:
-            return attempt(self._task.request, entry["id"], taken, (entry["job"],), {}, self._hand_over)
+            return attempt(
+                self._task.request,
+                taken,
+                (entry["job"],),
+                {},
+                job_id=entry["id"],
+                settled=self._hand_over,
+            )
         except SandboxError as error:
             logger.warning("job %s is tried again: %s", entry["id"], error)
             self._send([entry], RETRY_AFTER)
@@ -143,5 +150,5 @@ def _entries(args: tuple[object, ...], kwargs: dict[str, object]) -> list[_Entry
                         if 1 <= len(job_id) <= _LONGEST_ID:
                             continue
                 raise ValueError(f'{wire.TASK_MANY}: expected {{"id": "…", "job": {{…}}}} for each job')
-            return entries
+            return cast("list[_Entry]", entries)
     raise ValueError(f"{wire.TASK_MANY}: expected one argument, an array of at most {_MOST} jobs")

@@ -1,7 +1,7 @@
 """What Redis knows of a job when a worker takes it: attempts, a wish to cancel, an answer, a runner.
 
-One atomic step (a script that Redis runs), so that a caller who cancels (also atomically, looking at the same keys) and
-the worker who takes the job never both believe that the job is theirs to end.
+One atomic step (a script that Redis runs), so that a caller who cancels (also atomically, looking at
+the same keys) and the worker who takes the job never both believe that the job is theirs to end.
 
 A job is delivered again whenever its worker loses the connection to Redis, while the job still runs
 (kombu restores what is not acknowledged). So each run leaves a mark, and the second delivery waits

@@ -58,5 +58,5 @@ def described(args: object) -> str:
         case [[{"job": _}, *_] as chunk]:
             kinds = {described([entry.get("job")]) for entry in chunk if isinstance(entry, dict)}
             kind = kinds.pop() if len(kinds) == 1 else "<job>"
-            return f"<{len(chunk)} × {kind[1:-1]}>"
+            return f"<{len(chunk)} {kind[1:-1]}s>"
     return "<job>"

@@ -73,7 +73,7 @@ def run(self: Any, *args: object, **kwargs: object) -> Answer:
     if taken.answered or taken.running:
         raise Ignore  # this delivery is acknowledged, and leaves no result of its own
     try:
-        result = attempt(request, request.id, taken, args, kwargs)
+        result = attempt(request, taken, args, kwargs, job_id=request.id)
     except SandboxError as error:
         # Not the error itself, which Celery would pickle to tell its main process.
         raise self.retry(exc=RuntimeError(str(error)), countdown=RETRY_AFTER) from error
@@ -82,10 +82,11 @@ def run(self: Any, *args: object, **kwargs: object) -> Answer:
 
 def attempt(
     request: Any,
-    job_id: str,
     taken: ledger.Taken,
     args: tuple[object, ...],
     kwargs: dict[str, object],
+    *,
+    job_id: str,
     settled: Callable[[], None] | None = None,
 ) -> Result:
     """Give the whole result of a job that was taken; `SandboxError` where it is to be tried again.
