@@ -9,7 +9,6 @@ import contextlib
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,13 +37,13 @@ Row = tuple[str, str, str, list[float], list[float]]
 @contextlib.contextmanager
 def bare_queue() -> Iterator[Celery]:
     """Give a Celery application with a worker that runs scripts with no jail: the baseline."""
-    with EmbeddedRedis() as redis:
-        with _worker("celery", "-A", "bare_worker", "worker", "-c", str(SLOTS), url=redis.url):
-            url = broker_url(redis.url)
-            app = Celery(broker=url, backend=url, set_as_current=False)
-            app.conf.task_default_queue = "bare"
-            _until_it_answers(app)
-            yield app
+    command = ("celery", "-A", "bare_worker", "worker", "-c", str(SLOTS))
+    with EmbeddedRedis() as redis, _worker(*command, url=redis.url):
+        url = broker_url(redis.url)
+        app = Celery(broker=url, backend=url, set_as_current=False)
+        app.conf.task_default_queue = "bare"
+        _until_it_answers(app)
+        yield app
 
 
 @contextlib.contextmanager
