@@ -15,13 +15,16 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, cast
 
+from celery.exceptions import OperationalError, Reject
+from redis.exceptions import RedisError
+
 from sandbox_core import wire
 from sandbox_core.errors import SandboxError
 from sandbox_core.job import Result, Status
 from worker import ledger
-from worker.celery import app, settings
+from worker.celery import app
 from worker.requests import described
-from worker.tasks import LOOK_AGAIN_AFTER, RETRY_AFTER, STORE_RETRIES, attempt, ensured, take
+from worker.tasks import LOOK_AGAIN_AFTER, RETRY_AFTER, attempt, store, take
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,9 @@ _Entry = dict[str, Any]
     typing=False,
     max_retries=None,
     ignore_result=True,  # each job has its own
+    # A hung job is Celery's to end, with the pool process: the message comes back in time, and the
+    # ledger counts. A failure stored under the message's id would tell nobody.
+    acks_on_timeout=False,
 )
 def run_many(self: Any, *args: object, **kwargs: object) -> str:
     """Run the jobs in the list that is the only argument; give what the log says of them."""
@@ -51,10 +57,15 @@ def run_many(self: Any, *args: object, **kwargs: object) -> str:
         entries = _entries(args, kwargs)
     except ValueError as error:
         refusal = Result(Status.INVALID_JOB, error=str(error), worker=self.request.hostname)
-        _store(ledger.answered(self.request.id, refusal))
+        store(ledger.answered(self.request.id, refusal))
         return f"{described(args)} {refusal.status}"
     chunk = _Chunk(self, entries)
-    chunk.run()
+    try:
+        chunk.run()
+    except (RedisError, OperationalError) as error:
+        # Full, or it refuses: whatever has no result yet is delivered again, a little later.
+        time.sleep(RETRY_AFTER)
+        raise Reject(str(error), requeue=True) from error
     return f"{described(args)} {chunk.count} done, {len(entries) - chunk.count} not here or not again"
 
 
@@ -84,10 +95,10 @@ class _Chunk:
                     done = ledger.answered(job_id, result)
                     self.count += 1
             if done and time.monotonic() >= self._until:
-                _store(done)
+                store(done)
                 done = None
         if done:
-            _store(done)
+            store(done)
 
     def _next(self) -> _Entry | None:
         if time.monotonic() >= self._until:
@@ -110,6 +121,10 @@ class _Chunk:
             logger.warning("job %s is tried again: %s", entry["id"], error)
             self._send([entry], RETRY_AFTER)
             return None
+        except Exception as error:
+            # One that nobody thought of is this job's, and not its neighbours'.
+            logger.exception("job %s", entry["id"])
+            return Result(Status.INTERNAL_ERROR, error=f"{type(error).__name__}: {error}")
 
     def _hand_over(self) -> None:
         """Put what was not begun back into the queue, if that can be done now."""
@@ -130,14 +145,9 @@ class _Chunk:
             args=[entries],
             countdown=countdown or None,
             headers={wire.SUBMITTED_AT: submitted_at},
+            argsrepr=described([entries]),
+            add_to_parent=False,
         )
-
-
-def _store(done: ledger.Answered) -> None:
-    ensured(
-        lambda: ledger.store(app.backend.client, done, expires=settings.result_expires),
-        max_retries=STORE_RETRIES,
-    )
 
 
 def _entries(args: tuple[object, ...], kwargs: dict[str, object]) -> list[_Entry]:

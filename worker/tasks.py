@@ -27,8 +27,8 @@ from worker.requests import described
 RETRY_AFTER = 1
 #: Seconds until a second delivery of a job that still runs is looked at again.
 LOOK_AGAIN_AFTER = 5
-#: How often a result is stored again while Redis is away: about once in a second.
-STORE_RETRIES = 300
+#: How often storing a result is tried again while Redis is away: about once in a second.
+_STORE_RETRIES = 300
 
 _T = TypeVar("_T")
 
@@ -77,6 +77,10 @@ def run(self: Any, *args: object, **kwargs: object) -> Answer:
     except SandboxError as error:
         # Not the error itself, which Celery would pickle to tell its main process.
         raise self.retry(exc=RuntimeError(str(error)), countdown=RETRY_AFTER) from error
+    if not (request.ignore_result or request.callbacks or request.chain or request.chord):
+        # In one round trip instead of Celery's two; and what is stored already stays.
+        store(ledger.answered(request.id, result))
+        request.ignore_result = True
     return Answer(described(args), result)
 
 
@@ -124,7 +128,15 @@ def take(job_id: str, done: ledger.Answered | None = None) -> ledger.Taken:
             expires=settings.result_expires,
             done=done,
         ),
-        **({} if done is None else {"max_retries": STORE_RETRIES}),
+        **({} if done is None else {"max_retries": _STORE_RETRIES}),
+    )
+
+
+def store(done: ledger.Answered) -> None:
+    """Store the result of a job, and tell those who wait for it."""
+    ensured(
+        lambda: ledger.store(app.backend.client, done, expires=settings.result_expires),
+        max_retries=_STORE_RETRIES,
     )
 
 
