@@ -75,6 +75,7 @@ class _Chunk:
     def __init__(self, task: Any, entries: Sequence[_Entry]) -> None:
         self.count = 0
         self._task = task
+        self._request = task.request  # kept: Celery finds it only in the task's own thread
         self._rest = deque(entries)
         # Held while the rest goes back into the queue: it ends up there, or stays here.
         self._lock = threading.Lock()
@@ -110,7 +111,7 @@ class _Chunk:
         """Give the result of a job; None where the sandbox failed and it waits to be tried again."""
         try:
             return attempt(
-                self._task.request,
+                self._request,
                 taken,
                 (entry["job"],),
                 {},
@@ -140,7 +141,7 @@ class _Chunk:
 
     def _send(self, entries: list[_Entry], countdown: int) -> None:
         """Put jobs into the queue; twice is no harm, since the ledger knows each."""
-        submitted_at = self._task.request.get(wire.SUBMITTED_AT)
+        submitted_at = self._request.get(wire.SUBMITTED_AT)
         self._task.apply_async(
             args=[entries],
             countdown=countdown or None,

@@ -99,6 +99,7 @@ def test_slow_jobs_of_a_chunk_run_in_every_slot(worker: Any) -> None:
     results = [worker.result(job_id) for job_id in push(worker, SLOW, SLOW)]
 
     assert [result["attempts"] for result in results] == [1, 1]
+    assert results[0]["submitted_at"] == results[1]["submitted_at"]
     assert results[1]["started_at"] < results[0]["finished_at"]
 
 
