@@ -116,6 +116,7 @@ class AsyncClient:
         ordered: bool = False,
         timeout: float | None = None,
         window: int = DEFAULT_SIZE,
+        chunksize: int | None = None,
     ) -> AsyncIterator[tuple[Job, Result]]:
         """Run many jobs; give each with its result, as they finish (`ordered`: in order).
 
@@ -124,7 +125,7 @@ class AsyncClient:
         """
         if isinstance(jobs, str | bytes):
             raise TypeError("map: expected an iterable of jobs, got one source text")
-        return self._map(jobs, Window(window, ordered=ordered), timeout)
+        return self._map(jobs, Window(window, ordered=ordered, chunksize=chunksize), timeout)
 
     async def _map(
         self,
@@ -199,7 +200,7 @@ class _Feed:
         self.read_ahead.clear()
         if not self._flying:
             self._moved = time.monotonic()
-        futures = await _submit(client, batch)
+        futures = await _submit(client, batch, self._flying.chunksize(len(batch)))
         self._flying.sent(futures)
         for future in futures:
             _call_when_done(future, self._loop, self._land, future)
@@ -221,9 +222,9 @@ class _Feed:
         return True
 
 
-async def _submit(client: Client, jobs: Sequence[Script]) -> list[Future]:
+async def _submit(client: Client, jobs: Sequence[Script], chunksize: int = 1) -> list[Future]:
     """Submit in a thread; where the task is cancelled meanwhile, so are the jobs."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(client.submit_all, jobs))
+    submitting = asyncio.ensure_future(asyncio.to_thread(client.submit_chunks, jobs, chunksize))
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:

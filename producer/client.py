@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Self, cast
 
-from producer import address, message, outcome
+from producer import address, chunks, message, outcome
 from producer.connection import Connection
 from producer.future import Future
 from producer.listener import Listener
@@ -100,15 +100,18 @@ class Client:
 
     def submit_all(self, jobs: Iterable[Script]) -> list[Future]:
         """Put several jobs in the queue, all or none, in one round trip."""
+        return self.submit_chunks(jobs, 1)
+
+    def submit_chunks(self, jobs: Iterable[Script], most: int) -> list[Future]:
+        """Do as `submit_all`, with up to `most` jobs in a message, which a worker runs in turn."""
         self._check_open()
         now = time.time()
-        futures, messages = [], []
-        for given in jobs:
-            job, job_id = _job(given), self._new_id()
-            messages.append(message.encode(job, job_id, now, self._reply_to))
-            futures.append(Future(job_id, job, self, now))
-        if not futures:
+        made = [_job(given) for given in jobs]
+        if not made:
             return []
+        entries = [chunks.Entry(self._new_id(), job, message.job_text(job)) for job in made]
+        messages = [self._message(chunk, now) for chunk in chunks.divide(entries, most)]
+        futures = [Future(entry.job_id, entry.job, self, now) for entry in entries]
         self._listener.watch(futures)  # before a worker can be quicker
         try:
             self._connection.push(messages)
@@ -117,6 +120,12 @@ class Client:
             raise
         return futures
 
+    def _message(self, chunk: list[chunks.Entry], now: float) -> bytes:
+        if len(chunk) == 1:
+            return message.encode(chunk[0].job, chunk[0].job_id, now, self._reply_to, chunk[0].text)
+        texts = [(entry.job_id, entry.text) for entry in chunk]
+        return message.encode_chunk(texts, now, self._reply_to)
+
     def map(
         self,
         jobs: Iterable[Script],
@@ -124,6 +133,7 @@ class Client:
         ordered: bool = False,
         timeout: float | None = None,
         window: int = DEFAULT_SIZE,
+        chunksize: int | None = None,
     ) -> Iterator[tuple[Job, Result]]:
         """Run many jobs; give each with its result, as they finish (`ordered`: in order).
 
@@ -131,13 +141,17 @@ class Client:
         are in the queue, running, or done and not yet taken. `timeout` is how many seconds may pass
         without any result, by default the client's timeout and the largest wall limit in flight.
 
+        Up to `chunksize` jobs travel in one message, which one slot of a worker runs in turn, each
+        in its own jail; their wall limits together are at most a minute. By default so few that
+        sixteen slots have work; 1 gives each job a message of its own.
+
         Where the iteration ends early, by `break` or by an exception, the jobs in flight are
         cancelled.
         """
         if isinstance(jobs, str | bytes):
             raise TypeError("map: expected an iterable of jobs, got one source text")
         # Not in the generator, so that wrong arguments are told at once.
-        return self._map(iter(jobs), Window(window, ordered=ordered), timeout)
+        return self._map(iter(jobs), Window(window, ordered=ordered, chunksize=chunksize), timeout)
 
     def _map(
         self, jobs: Iterator[Script], flying: Window, timeout: float | None
@@ -149,7 +163,7 @@ class Client:
                 if more and (room := flying.room):
                     batch = collect(jobs, room)
                     more = bool(batch)
-                    futures = self.submit_all(batch)
+                    futures = self.submit_chunks(batch, flying.chunksize(len(batch)))
                     flying.sent(futures)
                     for future in futures:
                         future.add_done_callback(cast("Callable[[object], None]", landed.put))
@@ -234,8 +248,8 @@ class Client:
         elif standing.queue_length:
             count = standing.queue_length
             where = (
-                f"{count} {'job waits' if count == 1 else 'jobs wait'} in the queue {QUEUE!r} of "
-                f"{at}; is a worker running (`sandboxed worker`)?"
+                f"at least {count} {'job waits' if count == 1 else 'jobs wait'} in the queue "
+                f"{QUEUE!r} of {at}; is a worker running (`sandboxed worker`)?"
             )
         else:
             where = f"the queue {QUEUE!r} of {at} is empty, and no worker tells of this job"

@@ -9,18 +9,18 @@ kombu.transport.virtual.Channel. A test compares it with what Celery sends.
 import base64
 import json
 import os
+from collections.abc import Sequence
 from functools import cache
 
 from sandbox_core import Job
 from sandbox_core.job import content_bytes
-from sandbox_core.wire import QUEUE, SUBMITTED_AT, TASK, job_to_json
+from sandbox_core.wire import QUEUE, SUBMITTED_AT, TASK, TASK_MANY, job_to_json
 
 #: Characters that a summary may have: it travels in every event that a monitor listens to.
 _SUMMARY = 200
 
-#: What follows the arguments in a message's body: no keyword arguments, no canvas.
-_NO_KWARGS: dict[str, object] = {}
-_NO_CANVAS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+#: A message's body around its argument: no keyword arguments, no canvas.
+_BODY = '[[%s], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 #: Everything around the body, as JSON with places to fill in: made once, since it is most of the
 #: work. What is filled in between quotes needs none of JSON's escapes.
@@ -31,7 +31,7 @@ _ENVELOPE = json.dumps(
         "content-type": "application/json",
         "headers": {
             "lang": "py",
-            "task": TASK,
+            "task": "%(task)s",
             "id": "%(job_id)s",
             "shadow": None,
             "eta": None,
@@ -45,7 +45,7 @@ _ENVELOPE = json.dumps(
             "argsrepr": "%(summary)s",
             "kwargsrepr": "{}",
             "origin": "%(origin)s",
-            "ignore_result": None,
+            "ignore_result": "%(ignore_result)s",
             "replaced_task_nesting": 0,
             "stamped_headers": None,
             "stamps": {},
@@ -63,23 +63,46 @@ _ENVELOPE = json.dumps(
         },
     }
 )
-for _place in ("summary", "origin", "submitted_at"):
+for _place in ("summary", "origin", "submitted_at", "ignore_result"):
     _ENVELOPE = _ENVELOPE.replace(f'"%({_place})s"', f"%({_place})s")
 
-_body_to_json = json.JSONEncoder(ensure_ascii=False).encode
+_to_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def encode(job: Job, job_id: str, submitted_at: float, reply_to: str) -> bytes:
+def encode(job: Job, job_id: str, submitted_at: float, reply_to: str, text: str | None = None) -> bytes:
     """Give the message for `job`, ready to be pushed to the list `wire.QUEUE`.
 
-    `job_id` and `reply_to` are UUIDs, `submitted_at` is Unix seconds.
+    `job_id` and `reply_to` are UUIDs, `submitted_at` is Unix seconds, `text` is the job's
+    `job_text` where that is there already.
     """
-    body = _body_to_json([[job_to_json(job)], _NO_KWARGS, _NO_CANVAS])
+    text = text or job_text(job)
+    return _message(TASK, job_id, text, summary(job), submitted_at=submitted_at, reply_to=reply_to)
+
+
+def encode_chunk(entries: Sequence[tuple[str, str]], submitted_at: float, reply_to: str) -> bytes:
+    """Give one message for several jobs, each as its id and its `job_text`; `encode` has the rest."""
+    argument = ", ".join(f'{{"id": "{job_id}", "job": {text}}}' for job_id, text in entries)
+    told = f"{len(entries)} jobs · {len(argument)} characters"
+    argument = f"[{argument}]"
+    return _message(TASK_MANY, new_id(), argument, told, submitted_at=submitted_at, reply_to=reply_to)
+
+
+def job_text(job: Job) -> str:
+    """Give `job` as JSON."""
+    return _to_json(job_to_json(job))
+
+
+def _message(
+    task: str, task_id: str, argument: str, told: str, *, submitted_at: float, reply_to: str
+) -> bytes:
     message = _ENVELOPE % {
-        "body": base64.b64encode(body.encode()).decode("ascii"),
-        "job_id": job_id,
-        "summary": json.dumps(summary(job)),
+        "body": base64.b64encode((_BODY % argument).encode()).decode("ascii"),
+        "task": task,
+        "job_id": task_id,
+        "summary": json.dumps(told),
         "origin": json.dumps(_origin(os.getpid())),
+        # The jobs of a chunk have results, and it has none; a single one leaves that to the worker.
+        "ignore_result": "true" if task == TASK_MANY else "null",
         "submitted_at": json.dumps(submitted_at),
         "reply_to": reply_to,
         "delivery_tag": new_id(),

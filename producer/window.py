@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
+from producer import chunks
 from producer.future import Future
 from sandbox_core import Job
 
@@ -17,7 +18,7 @@ Script = Job | str | bytes
 #: Jobs in flight where the caller names no number: enough for a score of workers.
 DEFAULT_SIZE = 256
 
-#: Jobs in one message to Redis; seconds that collecting them may hold up the first of them.
+#: Jobs in one round trip to Redis; seconds that collecting them may hold up the first of them.
 _BATCH = 100
 _PATIENCE = 0.005
 
@@ -25,10 +26,12 @@ _PATIENCE = 0.005
 class Window:
     """The jobs of one `map` that were submitted and whose results were not yet handed out."""
 
-    def __init__(self, size: int, *, ordered: bool) -> None:
-        if size < 1:
-            raise ValueError(f"window: expected a number of jobs from 1, got {size}")
+    def __init__(self, size: int, *, ordered: bool, chunksize: int | None = None) -> None:
+        for name, number in (("window", size), ("chunksize", chunksize)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name}: expected a number of jobs from 1, got {number}")
         self.size = size
+        self._chunksize = chunksize
         self._ordered = ordered
         self._waiting: dict[Future, Job] = {}  # in the order of submission
         self._done: deque[Future] = deque()
@@ -46,6 +49,10 @@ class Window:
         """How many jobs to submit next: none until a batch of them fits."""
         free = self.size - len(self._waiting)
         return min(free, _BATCH) if free >= min(_BATCH, self.size // 4 or 1) else 0
+
+    def chunksize(self, more: int) -> int:
+        """Give how many of the next `more` jobs may share a message."""
+        return self._chunksize or chunks.size(len(self._waiting) + more)
 
     def sent(self, futures: Iterable[Future]) -> None:
         """Take note of jobs that were submitted."""

@@ -2,6 +2,10 @@
 
 Strict: a field that is not known is refused, so that a misspelt limit is an error and not a default.
 Content that is valid UTF-8 is a JSON string, other bytes are `{"base64": "…"}`.
+
+Jobs may also travel several in one message, a chunk: the task `TASK_MANY`, whose one argument is an
+array of `{"id": "…", "job": {…}}`. Each has its own result under its own id, as if it had come alone;
+the message's id means nothing and gets no result.
 """
 
 import base64
@@ -14,6 +18,7 @@ from sandbox_core.job import Job, Limits, Result, Status
 
 #: The Celery task, and the Redis list (Celery's queue) that it is taken from.
 TASK = "sandboxed.run"
+TASK_MANY = "sandboxed.run_many"
 QUEUE = "sandboxed"
 
 #: Celery's Redis backend keeps a task's result under this prefix and publishes it on a channel of the

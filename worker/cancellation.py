@@ -1,4 +1,4 @@
-"""Stops a running job whose caller has cancelled it.
+"""Stops a running job whose caller has cancelled it; tells when one runs for long.
 
 One thread for each process looks for the callers' flags in Redis and sets the `Cancel` of the job.
 It is never the job's own loop that asks: a Redis that doesn't answer must not delay a deadline.
@@ -28,6 +28,7 @@ class _Running(NamedTuple):
     job_id: str
     look_from: float  # monotonic seconds
     cancel: Cancel
+    settled: Callable[[], None] | None
 
 
 class Watcher:
@@ -45,9 +46,12 @@ class Watcher:
         self._complained = -_COMPLAIN_EVERY
 
     @contextmanager
-    def watching(self, job_id: str) -> Iterator[Cancel]:
-        """Give a `Cancel` that is set as soon as the job's caller asks, while the block runs."""
-        running = _Running(job_id, time.monotonic() + _SETTLED, Cancel())
+    def watching(self, job_id: str, settled: Callable[[], None] | None = None) -> Iterator[Cancel]:
+        """Give a `Cancel` that is set as soon as the job's caller asks, while the block runs.
+
+        `settled` is called in the watcher's thread, again and again, from half a second on.
+        """
+        running = _Running(job_id, time.monotonic() + _SETTLED, Cancel(), settled)
         key = object()  # not the id: the same job may be here twice after a redelivery
         with self._changed:
             self._jobs[key] = running
@@ -69,6 +73,9 @@ class Watcher:
             now = time.monotonic()
             with self._changed:
                 settled = [running for running in self._jobs.values() if running.look_from <= now]
+            for running in settled:
+                if running.settled:
+                    running.settled()
             if settled:
                 self._look(settled)
 

@@ -48,8 +48,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "event_serializer": "json",
         # The queue of the contract, a list of this name in Redis.
         "task_default_queue": QUEUE,
-        # The one module with tasks, imported when Celery wants them.
-        "include": ["worker.tasks"],
+        # The modules with tasks, imported when Celery wants them.
+        "include": ["worker.tasks", "worker.chunks"],
         #
         # No job is lost, none runs twice.
         #

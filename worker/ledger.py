@@ -1,7 +1,7 @@
 """What Redis knows of a job when a worker takes it: attempts, a wish to cancel, an answer, a runner.
 
-One atomic round trip, so that a caller who cancels (also atomically, looking at the same keys) and
-the worker who takes the job never both believe that the job is theirs to end.
+One atomic step (a script that Redis runs), so that a caller who cancels (also atomically, looking at
+the same keys) and the worker who takes the job never both believe that the job is theirs to end.
 
 A job is delivered again whenever its worker loses the connection to Redis, while the job still runs
 (kombu restores what is not acknowledged). So each run leaves a mark, and the second delivery waits
@@ -12,15 +12,69 @@ a dead worker comes back (visibility_timeout).
 
 import json
 import os
+import time
 import uuid
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sandbox_core.wire import ATTEMPTS_PREFIX, CANCEL_PREFIX, RESULT_PREFIX, RUNNING_PREFIX
+from sandbox_core.job import Result
+from sandbox_core.wire import (
+    ATTEMPTS_PREFIX,
+    CANCEL_PREFIX,
+    RESULT_PREFIX,
+    RUNNING_PREFIX,
+    result_to_json,
+)
 
 #: Celery's states after which a result does not change any more (celery.states.READY_STATES).
 _FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+
+#: Stores the result of one job and takes the next: what is between two jobs of a chunk costs one
+#: round trip. A final result that is there stays.
+#: KEYS: attempts, cancel, result and running of the job to take, if any; the result of the other, if
+#: any. ARGV: whether to take one, its runner, seconds of its mark, seconds of counts and results;
+#: what to store.
+_STEP = """
+local done = KEYS[#KEYS]
+if ARGV[5] then
+    local stored = redis.call('GET', done)
+    local status = stored and string.match(stored, '"status": ?"(%u+)"')
+    if not (status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED') then
+        redis.call('SET', done, ARGV[5], 'EX', ARGV[4])
+        redis.call('PUBLISH', done, ARGV[5])
+    end
+end
+if ARGV[1] ~= 'take' then
+    return {}
+end
+local attempts = redis.call('INCR', KEYS[1])
+redis.call('EXPIRE', KEYS[1], ARGV[4])
+redis.call('SET', KEYS[4], ARGV[2], 'NX', 'EX', ARGV[3])
+return {attempts, redis.call('EXISTS', KEYS[2]), redis.call('GET', KEYS[3]), redis.call('GET', KEYS[4])}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A job that is done, on its way into Redis: its id, and its result as Celery stores one."""
+
+    job_id: str
+    record: str
+
+
+def answered(job_id: str, result: Result) -> Answered:
+    """Give what to store for a job (celery.backends.base.Backend._get_result_meta)."""
+    meta: dict[str, object] = {
+        "status": "SUCCESS",
+        "result": result_to_json(result),
+        "traceback": None,
+        "children": [],
+        "date_done": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "task_id": job_id,
+    }
+    return Answered(job_id, json.dumps(meta))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +94,29 @@ class Taken:
 
 def new_runner() -> str:
     """Name one run of a job in this process: where, which process, and a name of its own."""
-    return f"{_place()} {os.getpid()} {_started(os.getpid())} {uuid.uuid4()}"
+    pid = os.getpid()
+    return f"{_process(pid)} {uuid.uuid4()}"
 
 
-def take(redis: Any, job_id: str, runner: str, *, longest: int, expires: int) -> Taken:
+def take(
+    redis: Any,
+    job_id: str,
+    runner: str,
+    *,
+    longest: int,
+    expires: int,
+    done: Answered | None = None,
+) -> Taken:
     """Count this attempt at the job, mark it as run by `runner`, and give what is known of it.
 
     `redis` is a client of redis-py. The mark ends after `longest` seconds, the count after
-    `expires`, as a result does.
+    `expires`, as a result does. The result of a job that is `done` is stored before, in the same
+    round trip.
     """
     attempts_key, running_key = f"{ATTEMPTS_PREFIX}{job_id}", f"{RUNNING_PREFIX}{job_id}"
-    with redis.pipeline(transaction=True) as transaction:
-        transaction.incr(attempts_key)
-        transaction.expire(attempts_key, expires)
-        transaction.exists(f"{CANCEL_PREFIX}{job_id}")
-        transaction.get(f"{RESULT_PREFIX}{job_id}")
-        transaction.set(running_key, runner, nx=True, ex=longest)
-        transaction.get(running_key)
-        attempts, _, cancelled, stored, _, holder = transaction.execute()
+    keys = [attempts_key, f"{CANCEL_PREFIX}{job_id}", f"{RESULT_PREFIX}{job_id}", running_key]
+    values: list[object] = ["take", runner, longest, expires]
+    attempts, cancelled, stored, holder = _step(redis, keys, values, done)
     if _is_final(stored):
         return Taken(attempts, bool(cancelled), answered=True, running=False)
     if holder is not None and holder != runner.encode():
@@ -66,6 +125,22 @@ def take(redis: Any, job_id: str, runner: str, *, longest: int, expires: int) ->
             return Taken(attempts - 1, bool(cancelled), answered=False, running=True)
         redis.set(running_key, runner, ex=longest)
     return Taken(attempts, bool(cancelled), answered=False, running=False)
+
+
+def store(redis: Any, done: Answered, *, expires: int) -> None:
+    """Store the result of a job that is done, and tell those who wait for it."""
+    _step(redis, [], ["", "", 0, expires], done)
+
+
+def _step(redis: Any, keys: list[str], values: list[object], done: Answered | None) -> Any:
+    if done is not None:
+        keys, values = [*keys, f"{RESULT_PREFIX}{done.job_id}"], [*values, done.record]
+    return _script(redis)(keys, values)
+
+
+@cache
+def _script(redis: Any) -> Any:
+    return redis.register_script(_STEP)
 
 
 def leave(redis: Any, job_id: str) -> None:
@@ -87,6 +162,12 @@ def _is_alive(runner: str) -> bool:
     """Whether the process of a runner is there, as far as can be seen from here."""
     place, pid, started, _ = runner.split(" ")
     return place != _place() or _started(int(pid)) == started
+
+
+@cache
+def _process(pid: int) -> str:
+    """Name this process, whose id is asked for so that its forks have names of their own."""
+    return f"{_place()} {pid} {_started(pid)}"
 
 
 def _place() -> str:

@@ -55,4 +55,8 @@ def described(args: object) -> str:
             return f"<{runtime} job>"
         case [{"source": _, **rest}] if "runtime" not in rest:
             return "<python job>"
+        case [[{"job": _}, *_] as chunk]:
+            kinds = {described([entry.get("job")]) for entry in chunk if isinstance(entry, dict)}
+            kind = kinds.pop() if len(kinds) == 1 else "<job>"
+            return f"<{len(chunk)} {kind[1:-1]}s>"
     return "<job>"

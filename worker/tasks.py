@@ -1,4 +1,4 @@
-"""The task `sandboxed.run`: a job as JSON in, its result as JSON out.
+"""The task `sandboxed.run`: a job as JSON in, its result as JSON out (worker.chunks has several).
 
 It always ends in a result: a script that fails is one, and so is a job that can't be run. Only a
 failure of the sandbox itself is tried again.
@@ -6,8 +6,9 @@ failure of the sandbox itself is tried again.
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from celery.exceptions import Ignore, Reject
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -23,9 +24,13 @@ from worker.jails import Jails, follow_celery
 from worker.requests import described
 
 #: Seconds until a job is tried again after the sandbox failed.
-_RETRY_AFTER = 1
+RETRY_AFTER = 1
 #: Seconds until a second delivery of a job that still runs is looked at again.
-_LOOK_AGAIN_AFTER = 5
+LOOK_AGAIN_AFTER = 5
+#: How often storing a result is tried again while Redis is away: about once in a second.
+_STORE_RETRIES = 300
+
+_T = TypeVar("_T")
 
 jails = Jails(settings)
 follow_celery(jails)
@@ -60,56 +65,96 @@ class Answer:
 )
 def run(self: Any, *args: object, **kwargs: object) -> Answer:
     """Run the job that is the only argument."""
-    request, started_at = self.request, time.time()
-    taken = _take(request.id)
+    request = self.request
+    taken = take(request.id)
     if taken.running:
         # Not `retry`, which would write a state beside the result that is about to be stored.
-        self.signature_from_request(request, countdown=_LOOK_AGAIN_AFTER).apply_async()
+        self.signature_from_request(request, countdown=LOOK_AGAIN_AFTER).apply_async()
     if taken.answered or taken.running:
         raise Ignore  # this delivery is acknowledged, and leaves no result of its own
     try:
-        result = _result(request.id, taken, args, kwargs)
+        result = attempt(request, taken, args, kwargs, job_id=request.id)
+    except SandboxError as error:
+        # Not the error itself, which Celery would pickle to tell its main process.
+        raise self.retry(exc=RuntimeError(str(error)), countdown=RETRY_AFTER) from error
+    if not (request.ignore_result or request.callbacks or request.chain or request.chord):
+        # In one round trip instead of Celery's two; and what is stored already stays.
+        store(ledger.answered(request.id, result))
+        request.ignore_result = True
+    return Answer(described(args), result)
+
+
+def attempt(
+    request: Any,
+    taken: ledger.Taken,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    *,
+    job_id: str,
+    settled: Callable[[], None] | None = None,
+) -> Result:
+    """Give the whole result of a job that was taken; `SandboxError` where it is to be tried again.
+
+    `settled` is what the watcher calls while the job runs.
+    """
+    started_at = time.time()
+    try:
+        result = _result(job_id, taken, args, kwargs, settled)
     except SandboxError as error:
         if taken.attempts < settings.max_attempts:
-            ledger.leave(app.backend.client, request.id)
-            # Not the error itself, which Celery would pickle to tell its main process.
-            raise self.retry(exc=RuntimeError(str(error)), countdown=_RETRY_AFTER) from error
+            ledger.leave(app.backend.client, job_id)
+            raise
         result = Result(Status.INTERNAL_ERROR, error=str(error))
-    return Answer(
-        described(args),
-        replace(
-            result,
-            worker=request.hostname,
-            submitted_at=_seconds(request.get(wire.SUBMITTED_AT)),
-            started_at=result.started_at or started_at,
-            finished_at=result.finished_at or time.time(),
-            attempts=min(taken.attempts, settings.max_attempts),
-        ),
+    return replace(
+        result,
+        worker=request.hostname,
+        submitted_at=_seconds(request.get(wire.SUBMITTED_AT)),
+        started_at=result.started_at or started_at,
+        finished_at=result.finished_at or time.time(),
+        attempts=min(taken.attempts, settings.max_attempts),
     )
 
 
-def _take(job_id: str) -> ledger.Taken:
-    """Ask the ledger, for as long as Celery's policy for results says; else give the job back."""
-    backend, runner = app.backend, ledger.new_runner()
-
-    def take() -> ledger.Taken:
-        return ledger.take(
-            backend.client,
+def take(job_id: str, done: ledger.Answered | None = None) -> ledger.Taken:
+    """Take a job, and store the result of the one that is `done`."""
+    runner = ledger.new_runner()
+    # A result is worth more patience than a job that is still in the queue as well.
+    return ensured(
+        lambda: ledger.take(
+            app.backend.client,
             job_id,
             runner,
             longest=math.ceil(longest_run(settings)),
             expires=settings.result_expires,
-        )
+            done=done,
+        ),
+        **({} if done is None else {"max_retries": _STORE_RETRIES}),
+    )
 
+
+def store(done: ledger.Answered) -> None:
+    """Store the result of a job, and tell those who wait for it."""
+    ensured(
+        lambda: ledger.store(app.backend.client, done, expires=settings.result_expires),
+        max_retries=_STORE_RETRIES,
+    )
+
+
+def ensured(action: Callable[[], _T], **policy: object) -> _T:
+    """Ask Redis, for as long as Celery's policy for results says; else give the message back."""
     try:
-        taken: ledger.Taken = backend.ensure(take, ())
+        answer: _T = app.backend.ensure(action, (), **policy)
     except (RedisConnectionError, RedisTimeoutError) as error:
         raise Reject(str(error), requeue=True) from error
-    return taken
+    return answer
 
 
 def _result(
-    job_id: str, taken: ledger.Taken, args: tuple[object, ...], kwargs: dict[str, object]
+    job_id: str,
+    taken: ledger.Taken,
+    args: tuple[object, ...],
+    kwargs: dict[str, object],
+    settled: Callable[[], None] | None,
 ) -> Result:
     """Give the result of the job in a task's arguments; `SandboxError` if there is none."""
     try:
@@ -122,7 +167,7 @@ def _result(
         reason = f"the worker failed under it {settings.max_attempts} times; it is not tried again"
         return Result(Status.INTERNAL_ERROR, error=reason, labels=job.labels)
     try:
-        with watcher.watching(job_id) as cancel:
+        with watcher.watching(job_id, settled) as cancel:
             return jails.open().run(job, cancel=cancel)
     except InvalidJob as error:
         return Result(Status.INVALID_JOB, error=str(error), labels=job.labels)

@@ -9,17 +9,24 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import redis
 
 from producer import Client, Job, Limits, Result, Status
-from sandbox_core.wire import CANCEL_PREFIX, QUEUE, RESULT_PREFIX, job_from_json, result_to_json
+from sandbox_core.wire import (
+    CANCEL_PREFIX,
+    QUEUE,
+    RESULT_PREFIX,
+    TASK_MANY,
+    job_from_json,
+    result_to_json,
+)
 
 
 class Answering(threading.Thread):
-    """Answers each job with its own source as output, up to eight of them backwards.
+    """Answers each job with its own source as output, up to eight messages of them backwards.
 
     A job whose source is "stuck" is never answered.
     """
@@ -38,14 +45,12 @@ class Answering(threading.Thread):
                 time.sleep(0.002)
                 continue
             with self._redis.pipeline(transaction=False) as pipeline:
-                for data in reversed(taken):
-                    message = json.loads(data)
-                    job = job_from_json(json.loads(base64.b64decode(message["body"]))[0][0])
+                for job_id, job in jobs_of(reversed(taken)):
                     if job.source == "stuck":
                         continue
                     result = Result(Status.OK, stdout=str(job.source).encode(), labels=job.labels)
                     stored = json.dumps({"status": "SUCCESS", "result": result_to_json(result)})
-                    key = RESULT_PREFIX + message["headers"]["id"]
+                    key = RESULT_PREFIX + job_id
                     pipeline.set(key, stored, ex=60)
                     pipeline.publish(key, stored)
                     self.answered += 1
@@ -56,6 +61,16 @@ class Answering(threading.Thread):
         self._ending.set()
         self.join()
         self._redis.close()
+
+
+def jobs_of(messages: Iterable[bytes]) -> Iterator[tuple[str, Job]]:
+    """Give the jobs in messages, each with its id."""
+    for data in messages:
+        message = json.loads(data)
+        argument = json.loads(base64.b64decode(message["body"]))[0][0]
+        single = [{"id": message["headers"]["id"], "job": argument}]
+        for entry in argument if message["headers"]["task"] == TASK_MANY else single:
+            yield entry["id"], job_from_json(entry["job"])
 
 
 @pytest.fixture

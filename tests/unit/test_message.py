@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import Job, Status, address, message, outcome
-from sandbox_core.wire import QUEUE, TASK, job_from_json
+from sandbox_core.wire import QUEUE, TASK, TASK_MANY, job_from_json
 
 ID = "11111111-2222-4333-8444-555555555555"
 
@@ -43,6 +43,24 @@ def test_the_body_holds_the_job_as_the_only_argument() -> None:
     )
     assert (len(args), kwargs) == (1, {})
     assert embed == {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+def test_a_chunk_holds_each_job_with_its_id() -> None:
+    """To the byte; the message has an id of its own, no result, and no source in what is shown."""
+    jobs = [Job("print('ä') # %s %(body)s"), Job("SECRET", stdin=b"\xff")]
+    entries = [(f"{ID[:-1]}{n}", message.job_text(job)) for n, job in enumerate(jobs)]
+    envelope = parse(message.encode_chunk(entries, 12.5, ID))
+    ((chunk,), kwargs, _) = envelope["body"]
+
+    assert [(entry["id"], job_from_json(entry["job"])) for entry in chunk] == [
+        (job_id, job) for (job_id, _), job in zip(entries, jobs, strict=True)
+    ]
+    assert kwargs == {}
+    assert envelope["headers"]["task"] == TASK_MANY
+    assert envelope["headers"]["ignore_result"] is True
+    assert envelope["headers"]["id"] not in (entry["id"] for entry in chunk)
+    assert envelope["headers"]["argsrepr"].startswith("2 jobs · ")
+    assert "SECRET" not in json.dumps(envelope["headers"])
 
 
 def test_the_headers_name_the_task_and_when_it_was_submitted() -> None:
