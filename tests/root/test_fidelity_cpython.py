@@ -71,17 +71,20 @@ def wall(test: str, text: str) -> str | None:
 
 @pytest.mark.parametrize("module", _TABLE["modules"])
 def test_warm_jails_fail_in_nothing_new(jails, module):
-    """What fails by chance, of a clock on a busy machine, passes when it is run again."""
-    for _ in range(2):
+    """What fails by chance, of a clock on a busy machine, passes one time of three."""
+    found: dict[str, str] | None = None
+    for _ in range(3):
         with ThreadPoolExecutor(2) as pool:
             fresh, warm = pool.map(partial(failures, jails, module), ("python-exec", "python"))
-        unexplained = {test: text for test, text in fresh.items() if wall(test, text) is None}
-        only_warm = {test: text for test, text in warm.items() if test not in fresh}
-        if not unexplained and not only_warm:
+        failed = {
+            **{test: text for test, text in fresh.items() if wall(test, text) is None},
+            **{f"warm only: {test}": text for test, text in warm.items() if test not in fresh},
+        }
+        found = {test: text for test, text in failed.items() if found is None or test in found}
+        if not found:
             break
 
-    assert unexplained == {}
-    assert only_warm == {}
+    assert found == {}
 
 
 def test_the_table_explains_nothing_by_name_alone():
