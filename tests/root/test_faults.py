@@ -107,7 +107,9 @@ def test_a_supervisor_killed_after_any_step_leaves_nothing(
         assert supervisor.stdout.readline() == b"ready\n"
         time.sleep(0.3 + 0.05 * time_factor)
         assert supervisor.poll() is None
-        zygotes = _children(supervisor.pid)
+        end = time.monotonic() + 5 + 0.5 * time_factor
+        while not (zygotes := _children(supervisor.pid)) and time.monotonic() < end:
+            time.sleep(0.02)
         supervisor.kill()
     _settled(leftovers, before)
     assert zygotes

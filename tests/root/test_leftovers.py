@@ -45,22 +45,30 @@ def test_200_jobs_in_a_row_leave_nothing(leftovers, many):
         assert leftovers() == before
 
 
+def _await_standing(sandbox):
+    """Wait until the jails that were ordered for later jobs stand."""
+    for slot in sandbox._slots:
+        for jail in slot._standing.values():
+            assert jail.await_ready()
+
+
 def test_200_jobs_with_jails_standing_ready_leave_no_more_than_these(leftovers, many):
     """Two of them at most, and none once the sandbox is closed."""
     at_first = leftovers()
     with Sandbox() as sandbox:
         for job in _MIXED:
             sandbox.run(job)
+        _await_standing(sandbox)
         before = leftovers()
         for number in range(many):
             sandbox.run(_MIXED[number % len(_MIXED)])
+        _await_standing(sandbox)
         after = leftovers()
 
         assert len(after["processes"]) == len(at_first["processes"]) + 2
         for what in ("cgroups", "mounts", "files"):
             assert len(after[what]) == len(before[what])
-        # Of a jail that stands ready a descriptor may not have been received yet.
-        assert len(after["descriptors"]) <= len(before["descriptors"]) + 2
+        assert len(after["descriptors"]) == len(before["descriptors"])
     assert leftovers() == at_first
 
 
@@ -143,6 +151,7 @@ def test_a_jail_that_died_waiting_is_replaced_unnoticed(leftovers):
     with Sandbox() as sandbox:
         before = leftovers()["processes"]
         sandbox.run("")
+        _await_standing(sandbox)
         (waiting,) = set(leftovers()["processes"]) - set(before)
         os.kill(int(waiting.split("/")[2]), signal.SIGKILL)
         time.sleep(0.2)  # until its zygote has reaped it
