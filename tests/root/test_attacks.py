@@ -38,10 +38,12 @@ def nothing_left(
 ) -> Iterator[Callable[..., None]]:
     """Check after a test that the host is as it was before, and that the slot still serves."""
     uid = battery.uid_of_jobs(attacked)
+    patient = Limits(wall_time=Limits().wall_time * battery.TIME_FACTOR)
     runtimes: list[str] = []
 
     def greet(runtime: str) -> None:
-        assert attacked.run(Job(_GREETING[runtime], runtime=runtime)).text == "next\n"
+        job = Job(_GREETING[runtime], runtime=runtime, limits=patient)
+        assert attacked.run(job).text == "next\n"
         greeted[runtime] = True
 
     def prepare(runtime: str, env: Mapping[str, str] | None = None) -> None:
@@ -50,7 +52,7 @@ def nothing_left(
             greet(runtime)
         # Variables that Python reads at its start have it start in a zygote of its own.
         if env:
-            assert attacked.run(Job("", runtime=runtime, env=env)).exit_code is not None
+            assert attacked.run(Job("", runtime=runtime, env=env, limits=patient)).exit_code is not None
         runtimes.append(runtime)
         greeted[runtime] = False
         before.update(battery.traces(leftovers, uid))

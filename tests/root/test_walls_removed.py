@@ -177,7 +177,7 @@ with pytest.MonkeyPatch.context() as patch:
     removals.take_away(("these",), patch)
     runtime = Runtimes()["python-exec"]
     try:
-        launcher.ZygoteProcess(runtime, 60_000).close()
+        launcher.ZygoteProcess(runtime, (60_000,)).close()
     except SandboxError:
         print("the zygote refused")
 print("ESCAPED" if os.path.isdir("/proc/box") or os.path.isdir("/box") else "blocked")
