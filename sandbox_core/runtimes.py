@@ -91,6 +91,11 @@ class Runtime:
     A `warm` runtime is a Python whose interpreter stands ready, the modules of `preload` imported; it
     finds our code in the directory `boot`, which jobs do not see. A zygote makes jails for
     `recycle_after` jobs, and then another takes its place: addresses and hashes are its own.
+
+    `main`, where it is not None, stands after the command in place of the script's path, and the job's
+    source is not placed: a program that is in the root already, or nothing at all. `moved` are pairs of
+    a path of the host and another place to show it at; without `devices` `/dev` is empty, with `cgroup`
+    a job sees its own cgroup.
     """
 
     name: str
@@ -104,6 +109,14 @@ class Runtime:
     boot: str = WARM_PATH
     preload: tuple[str, ...] = ()
     recycle_after: int = 1000
+    main: tuple[str, ...] | None = None
+    moved: tuple[tuple[str, str], ...] = ()
+    devices: bool = True
+    cgroup: bool = False
+
+    def start(self) -> list[str]:
+        """Give the command that a job is started by, without the job's arguments."""
+        return [*self.command, *((f"/box/{self.script}",) if self.main is None else self.main)]
 
     def environment(self) -> dict[str, str]:
         """Give the environment of a job that adds nothing to it."""
@@ -118,6 +131,9 @@ class Runtime:
         return {
             "binds": _without_nested(binds),
             "links": links,
+            "moved": list(self.moved),
+            "devices": self.devices,
+            "cgroup": self.cgroup,
             "package": _PACKAGE if self.warm else None,
             "boot": self.boot,
             "hidden": [path for path in self.hidden if os.path.isdir(path)],
