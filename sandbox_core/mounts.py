@@ -59,7 +59,7 @@ def build_root(plan: dict[str, Any]) -> None:
     with an empty one), `links` (path to target), `texts` (path to contents of small files), and for
     a warm interpreter `package`, the host's path of this package, to show in the directory `boot`.
     """
-    mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=1024")
+    mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=4096")
     for directory in ("box", "tmp", "proc", "dev"):
         os.mkdir(f"{_STAGE}/{directory}", 0o755)
     for path, target in plan["links"].items():

@@ -167,13 +167,17 @@ class Runtimes:
             offered = ", ".join(sorted(self._all))
             raise InvalidJob(f"runtime: {name!r} is not offered here; these are: {offered}") from None
 
+    def add(self, runtime: Runtime) -> None:
+        """Offer `runtime` too, by its name."""
+        self._all[runtime.name] = runtime
+
     def names(self) -> list[str]:
         """Give the names of the runtimes."""
         return sorted(self._all)
 
 
 def _built_in() -> list[Runtime]:
-    python = _python("python", getattr(sys, "_base_executable", None) or sys.executable)
+    python = python_at("python", getattr(sys, "_base_executable", None) or sys.executable)
     shell_tools = ("/bin/sh", "/bin", "/usr/bin")
     return [
         python,
@@ -189,7 +193,7 @@ def _multiarch(python: Runtime) -> str | None:
     return multiarch
 
 
-def _python(name: str, executable: str) -> Runtime:
+def python_at(name: str, executable: str) -> Runtime:
     """Make the runtime of the Python interpreter `executable`, with its standard library alone."""
     found = _probe(executable)
     stdlib, dynload = found["stdlib"], found["dynload"]
@@ -301,7 +305,7 @@ def _entry(table: Path, name: str, entry: object) -> Runtime:
     if "site_packages" in entry:
         runtime = _with_packages(table, name, entry)
     elif "prefix" in entry:
-        runtime = _python(name, _text("prefix", entry["prefix"]) + "/bin/python3")
+        runtime = python_at(name, _text("prefix", entry["prefix"]) + "/bin/python3")
     else:
         runtime = _program(name, _texts("command", entry["command"]))
     script = _text("script", entry.get("script", runtime.script))
@@ -331,7 +335,7 @@ def _with_packages(table: Path, name: str, entry: dict[str, Any]) -> Runtime:
         if not environment.is_absolute():
             raise ValueError(f"site_packages: {value!r} is no absolute path")
     python = environments.interpreter(environment)
-    runtime = _python(name, str(python))
+    runtime = python_at(name, str(python))
     major, minor = _probe(str(python))["version"]
     return replace(
         runtime,
@@ -346,7 +350,7 @@ def _program(name: str, command: tuple[str, ...]) -> Runtime:
         raise ValueError("command: expected an absolute path first")
     if not os.access(command[0], os.X_OK):
         raise ValueError(f"command: {command[0]} is not there, or not executable")
-    multiarch = _multiarch(_python("python", getattr(sys, "_base_executable", sys.executable)))
+    multiarch = _multiarch(python_at("python", getattr(sys, "_base_executable", sys.executable)))
     return Runtime(name, command, (command[0], *_system_paths(multiarch)))
 
 
