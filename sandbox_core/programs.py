@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sandbox_core import options
+from sandbox_core.commands import ended_by
 from sandbox_core.errors import InvalidJob, SandboxError
-from sandbox_core.job import MIB, Job, Limits
+from sandbox_core.job import MIB, Job, Limits, Status
 
 if TYPE_CHECKING:
     from sandbox_core.journal import Journal
@@ -236,3 +237,53 @@ def connect(path: str | None) -> None:
         sys.exit(128 + signal.SIGPIPE)
     if not whole:
         raise SandboxError("connect", f"{path}: the server broke off")
+
+
+@click.command()
+@_python_option
+@click.option("--dev", is_flag=True, help="Show the simple /dev: null, zero, full, random, urandom.")
+@click.option("--cgroup", is_flag=True, help="Show the jail's own cgroup, read-only.")
+@click.option("--idle", type=float, metavar="SECONDS", help="End it when nobody has typed for so long.")
+@options.limit_options
+@click.pass_context
+def repl(
+    ctx: click.Context,
+    /,
+    *,
+    prefix: str | None,
+    dev: bool,
+    cgroup: bool,
+    idle: float | None,
+    **asked: Any,
+) -> None:
+    """Start an interactive Python in a jail, on a terminal of its own.
+
+    It has no wall limit and may write as much as it likes, unless --wall-time and --output say
+    otherwise. What is piped in is run as a script.
+    """
+    from dataclasses import replace  # noqa: PLC0415
+
+    from sandbox_core import repl as sessions  # noqa: PLC0415
+    from sandbox_core.sandbox import Sandbox  # noqa: PLC0415
+
+    if os.geteuid() != 0:
+        raise SandboxError("repl", "building a jail needs root; try: sudo sandboxed repl …")
+    if idle is not None and not idle > 0:
+        raise click.UsageError(f"--idle: expected seconds above 0, got {idle}")
+    limits = options.make_limits(**asked)
+    for name in ("wall_time", "output"):
+        if asked[name] is None:
+            limits = replace(limits, **{name: getattr(sessions.LIMITS, name)})
+    with ended_by(signal.SIGTERM, signal.SIGHUP), Sandbox() as sandbox:
+        sessions.add_runtime(sandbox, prefix=prefix, dev=dev, cgroup=cgroup)
+        if not sys.stdin.isatty():
+            result = sessions.run_piped(sandbox, limits)
+        else:
+            ending = sessions.interact(sandbox, 0, output=1, limits=limits, idle=idle)
+            result = ending.result
+            if ending.idle:
+                click.echo(f"sandboxed: nobody typed for {idle:g} s", err=True)
+                ctx.exit(options.EXIT_TIME_LIMIT)
+            if ending.flooded:
+                result = replace(result, status=Status.OUTPUT_LIMIT)
+    ctx.exit(options.report(result, limits=limits, relayed=True))
