@@ -2,9 +2,7 @@
 
 import os
 import resource
-import select
 import socket
-import stat
 import subprocess
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,14 +40,17 @@ def test_a_client_that_stops_halfway_holds_up_nobody_for_long(hasty, rest_of):
         assert rest_of(two) == b"\0"
 
 
+def send_for_ever(client: socket.socket) -> None:
+    """Send until the server takes no more."""
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):
+        client.sendall(b"more" * (64 << 20))
+
+
 def test_a_client_that_sends_too_much_still_gets_its_answer(hasty, rest_of):
     """What the program does not read is held back, and dropped when it ends."""
     with hasty.connect() as client:
-        client.settimeout(5)
         client.sendall(b"print('enough')\n")
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
-                client.sendall(b"more" * 10_000)
+        send_for_ever(client)
 
         assert rest_of(client) == b"enough\n\0"
 
@@ -58,9 +59,7 @@ def test_what_comes_after_the_nul_is_nobody_s(hasty, rest_of):
     """Megabytes of it change nothing."""
     with hasty.connect() as client:
         client.sendall(b"print(len(sys.stdin.read()))\nabc\0")
-        with pytest.raises((BrokenPipeError, ConnectionResetError)):
-            while True:
-                client.sendall(b"more" * 10_000)
+        send_for_ever(client)
 
         assert rest_of(client) == b"3\n\0"
 
@@ -84,31 +83,7 @@ def test_the_jail_of_a_client_that_vanishes_dies(server, until):
     with server.connect() as client:
         client.sendall(SLEEP)
         assert client.recv(100) == b"here\n"
-    until(lambda: len(server.events(status="cancelled")) == before + 1, 1.0 + 9 * slow())
-    until(lambda: jails(server) <= server_workers(server))
-
-
-def slow() -> bool:
-    """Whether this machine is an emulated one."""
-    return float(os.environ.get("SANDBOXED_TEST_TIME_FACTOR", "1")) > 1
-
-
-def jails(server) -> int:
-    """Count the processes of jobs that have left the zygotes' own user."""
-    count = 0
-    for status in Path("/proc").glob("[0-9]*/status"):
-        try:
-            text = status.read_text(encoding="ascii", errors="replace")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        uid = int(text.partition("\nUid:\t")[2].split()[0] or 0)
-        count += 60_000 <= uid <= 61_183
-    return count
-
-
-def server_workers(server) -> int:
-    """Give how many jails may stand ready."""
-    return server.events("serving")[0]["workers"]
+    until(lambda: len(server.events(status="cancelled")) == before + 1, 5)
 
 
 def test_a_client_that_vanishes_while_it_waits_costs_no_jail(start, until):
@@ -125,7 +100,7 @@ def test_a_client_that_vanishes_while_it_waits_costs_no_jail(start, until):
     assert server.stop() == 0
 
 
-def test_five_thousand_connections_at_once_break_nothing(start, until):
+def test_five_thousand_connections_at_once_break_nothing(start):
     """The line takes as many as it may, the kernel turns the others away or has them wait."""
     server = start("--backlog", "1000")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -198,23 +173,12 @@ def test_a_program_that_does_not_compile_is_refused_at_the_start(sandboxed, tmp_
     assert "SyntaxError" in told
 
 
-def test_a_log_on_a_full_disk_costs_lines_only(start, until):
+def test_a_log_on_a_full_disk_costs_lines_only(start):
     """Nobody can read them; everybody is served."""
     with open("/dev/full", "wb") as full:
-        server = start("--workers", "1", stderr=subprocess.PIPE)
-        server.process.stderr.close()
-        other = subprocess.Popen(
-            [*server.process.args[:3], f"{server.path}2", str(server.main)], stderr=full
-        )
-    until(lambda: os.path.exists(f"{server.path}2"))
-    for path in (server.path, f"{server.path}2"):
-        for number in range(3):
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(path)
-                client.sendall(b"print(%d)\0" % number)
-                assert client.recv(100).startswith(b"%d\n" % number)
-    other.terminate()
-    assert other.wait(30) == 0
+        server = start("--workers", "1", stderr=full)
+    for number in range(3):
+        assert server.ask(b"print(%d)" % number) == b"%d\n\0" % number
     assert server.stop() == 0
 
 
@@ -303,6 +267,4 @@ def test_the_server_stays_as_it_is_over_many_connections(start, until):
     for number in range(100):
         assert server.ask(b"print(%d)" % number) == b"%d\n\0" % number
     until(lambda: state() == before)
-    assert stat.S_ISSOCK(os.stat(server.path).st_mode)
-    assert select.select([], [], [], 0) == ([], [], [])
     assert server.stop() == 0
