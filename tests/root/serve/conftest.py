@@ -23,13 +23,15 @@ OBEDIENT = "import os, sys, time\nexec(sys.stdin.buffer.readline())\n"
 class Served:
     """A running `sandboxed serve`."""
 
-    def __init__(self, folder: Path, main: str, *options: str, **more: Any) -> None:
+    def __init__(
+        self, folder: Path, main: str, *options: str, named: str | None = None, **more: Any
+    ) -> None:
         self.path = str(folder / "socket")
         self.main = folder / "main.py"
         self.main.write_text(main, encoding="utf-8")
         self.log_file = folder / "log"
         self._logs = "stderr" not in more
-        words = [SANDBOXED, "serve", "--socket", self.path, *options, str(self.main)]
+        words = [SANDBOXED, "serve", "--socket", self.path, *options, named or str(self.main)]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(words, **{"stderr": log, **more})
         until(lambda: self._answers() or self.process.poll() is not None)
@@ -51,8 +53,8 @@ class Served:
     def connect(self) -> socket.socket:
         """Give a connection to it."""
         client = socket.socket(socket.AF_UNIX)
+        client.connect(self.path)  # which waits for a place in the line, as long as there is no timeout
         client.settimeout(SOON)
-        client.connect(self.path)
         return client
 
     def ask(self, sent: bytes) -> bytes:

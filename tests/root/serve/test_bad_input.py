@@ -1,5 +1,6 @@
 """Clients and programs that do what they should not: the server and its other clients don't notice."""
 
+import fcntl
 import os
 import resource
 import socket
@@ -185,7 +186,8 @@ def test_a_log_on_a_full_disk_costs_lines_only(start):
 def test_a_log_that_nobody_reads_holds_up_nobody(start):
     """A full pipe is passed by."""
     server = start("--workers", "1", stderr=subprocess.PIPE)
-    for number in range(400):
+    fcntl.fcntl(server.process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+    for number in range(30):
         assert server.ask(b"") == b"\0", number
     os.set_blocking(server.process.stderr.fileno(), False)
     assert server.process.stderr.read(1 << 20)
