@@ -1,7 +1,7 @@
-"""Ten thousand connections to one `sandboxed serve`: is every answer the right client's, does it stay flat?
+"""Ten thousand connections to one `sandboxed serve`, and every answer must be the right client's.
 
-Run as root: `python benchmarks/soak.py`. Some clients leave early, some send too much, some nothing; the
-memory, descriptors and processes of the server are printed as it goes, and compared at the end.
+Run as root: `python benchmarks/soak.py`. Some clients leave early, some send too much. The memory,
+descriptors and processes of the server are printed as it goes, and must be at the end what they were.
 """
 
 import argparse
