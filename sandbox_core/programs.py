@@ -5,6 +5,7 @@ They read the options and mind the signals; the work is `sandbox_core.server`'s,
 """
 
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ _OUTPUT = 16 * MIB
 _STEP = "serve"
 _COMPILE = "import sys; compile(sys.stdin.buffer.read(), sys.argv[1], 'exec')"
 _COMPILE_TIME = 10.0  # seconds
+
+#: Descriptors of the server, and more than each worker ever has open.
+_DESCRIPTORS, _DESCRIPTORS_OF_A_WORKER = 64, 64
 
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
@@ -109,6 +113,7 @@ def serve(
         raise SandboxError(_STEP, "building a jail needs root; try: sudo sandboxed serve …")
     # Before any thread is, so that they all leave the signals to this one.
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    _allow_descriptors(workers)
     program = _Program(main, prefix, asked)
     listener = sockets.activated()
     if listener is None and path is None:
@@ -131,6 +136,16 @@ def serve(
         finally:
             server.close()
         journal.write({"event": "stopped"})
+
+
+def _allow_descriptors(workers: int) -> None:
+    """Raise the soft limit to what so many workers may need, as far as the hard one goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _DESCRIPTORS + workers * _DESCRIPTORS_OF_A_WORKER
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _obey_signals(server: "Server", program: "_Program", sandbox: Any, journal: "Journal") -> None:

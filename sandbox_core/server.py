@@ -145,23 +145,27 @@ class Server:
     # The workers.
 
     def _work(self) -> None:
-        poll = select.poll()
-        poll.register(self._listener.socket, select.POLLIN)
-        poll.register(self._stop, select.POLLIN)
-        while not self._stopping.is_set():
-            poll.poll()
-            if self._stopping.is_set():
-                return
-            try:
-                connection, _ = self._listener.socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                continue  # another worker was quicker
-            except OSError as error:  # no descriptor or no memory is free
-                self._log({"event": "can't accept", "error": error.strerror})
-                self._stopping.wait(_SCARCITY)
-                continue
-            with connection:
-                self._receive(connection)
+        with select.epoll() as epoll:
+            # Of the workers that wait, one is woken (epoll_ctl(2)).
+            epoll.register(self._listener.socket, select.EPOLLIN | select.EPOLLEXCLUSIVE)
+            epoll.register(self._stop, select.EPOLLIN)
+            while not self._stopping.is_set():
+                epoll.poll()
+                self._take_connection()
+
+    def _take_connection(self) -> None:
+        if self._stopping.is_set():
+            return
+        try:
+            connection, _ = self._listener.socket.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return  # another worker was quicker
+        except OSError as error:  # no descriptor or no memory is free
+            self._log({"event": "can't accept", "error": error.strerror})
+            self._stopping.wait(_SCARCITY)
+            return
+        with connection:
+            self._receive(connection)
 
     def _receive(self, connection: socket.socket) -> None:
         """Serve one connection; whatever goes wrong with it stays its own affair."""
