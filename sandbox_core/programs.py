@@ -289,7 +289,7 @@ def repl(
     for name in ("wall_time", "output"):
         if asked[name] is None:
             limits = replace(limits, **{name: getattr(sessions.LIMITS, name)})
-    with ended_by(signal.SIGTERM, signal.SIGHUP), Sandbox() as sandbox:
+    with ended_by(signal.SIGTERM, signal.SIGHUP), Sandbox(ahead=False) as sandbox:
         sessions.add_runtime(sandbox, prefix=prefix, dev=dev, cgroup=cgroup)
         if not sys.stdin.isatty():
             result = sessions.run_piped(sandbox, limits)

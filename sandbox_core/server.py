@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Result
 from sandbox_core.sandbox import Relay, Sandbox
 from sandbox_core.sockets import Departure, Listener, Peer, peer_of
@@ -88,30 +87,9 @@ class Server:
 
     def start(self) -> None:
         """Have the jails stand ready, then take connections."""
-        self._warm_up()
+        self._sandbox.prepare(self.job, feed=True)
         for thread in (*self._threads, self._watch):
             thread.start()
-
-    def _warm_up(self) -> None:
-        """Start the zygote of every slot."""
-        failures: list[Exception] = []
-        job = Job("", runtime=self.job.runtime, limits=self.job.limits)
-
-        def run() -> None:
-            try:
-                self._sandbox.run(job, stdin=devnull)
-            except (SandboxError, InvalidJob) as error:
-                failures.append(error)
-
-        with open(os.devnull, "rb") as null:
-            devnull = null.fileno()
-            threads = [threading.Thread(target=run) for _ in self._threads]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        if failures:
-            raise failures[0]
 
     def stop(self) -> None:
         """Take no more connections, and wait for those that are served: at most the wall limit."""

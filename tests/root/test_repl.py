@@ -356,7 +356,7 @@ def test_a_traceback_of_what_is_piped_in_is_python_s():
 
 def test_a_program_can_serve_it_at_a_terminal_of_its_own(leftovers):
     """By the terminal's descriptor; afterwards nothing of it is left."""
-    with Sandbox() as sandbox:
+    with Sandbox(ahead=False) as sandbox:
         add_runtime(sandbox)
         serve_once(sandbox)
         before = leftovers()
