@@ -203,12 +203,6 @@ class Jail:
             self._ready = self._hear_ready()
         return self._ready
 
-    def stands(self) -> bool:
-        """Whether its process, which has got ready, still waits for its job."""
-        poll = select.poll()
-        poll.register(self.socket, 0)  # its end is reported all the same
-        return not poll.poll(0)
-
     def _hear_ready(self) -> bool:
         try:
             line, fds, _, _ = socket.recv_fds(self.socket, 64 * 1024, 1)

@@ -230,19 +230,36 @@ def test_a_jail_that_is_killed_from_outside_is_replaced(start, until):
     """With its zygote: the next client is served by another."""
     server = start("--workers", "1")
     for _ in range(3):
-        for zygote in children(server.process.pid):
-            os.kill(zygote, 9)
+        kill_children(server.process.pid, until)
         assert server.ask(b"print(1)") == b"1\n\0"
     with server.connect() as client:
         client.sendall(SLEEP)
         assert client.recv(100) == b"here\n"
-        for zygote in children(server.process.pid):
-            os.kill(zygote, 9)
+        kill_children(server.process.pid, until)
         assert client.recv(100) == b""  # broken off, without the NUL of an end
     until(lambda: server.events(status="internal_error"))
 
     assert server.ask(b"print(1)") == b"1\n\0"
     assert server.stop() == 0
+
+
+def kill_children(pid: int, until) -> None:
+    """Kill every process that `pid` has started, and wait for the end of each."""
+    killed = children(pid)
+    assert killed
+    for child in killed:
+        os.kill(child, 9)
+    until(lambda: not any(runs(child) for child in killed))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and more than a notice of its end."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+        )
+    except FileNotFoundError:
+        return False
 
 
 def children(pid: int) -> list[int]:
