@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
 
+from sandbox_core.cancel import Cancel
 from sandbox_core.distribution import distribution
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result
 from sandbox_core.sandbox import Relay, Sandbox
-from sandbox_core.supervisor import Cancel
 
 #: Ten years of seconds, and more bytes than are written in them: a job's limits have to be numbers.
 _NO_WALL_TIME = 10 * 365 * 24 * 3600.0

@@ -11,13 +11,13 @@ from types import TracebackType
 from typing import Self
 
 from sandbox_core import cgroups, users
+from sandbox_core.cancel import Cancel
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import refuse_without_walls
 from sandbox_core.slot import NAME, Slot, prefix
 from sandbox_core.streams import Relay
-from sandbox_core.supervisor import Cancel
 
 __all__ = ["Cancel", "Relay", "Sandbox"]
 

@@ -10,13 +10,14 @@ from contextlib import closing, suppress
 from functools import partial
 
 from sandbox_core import users
+from sandbox_core.cancel import Cancel
 from sandbox_core.cgroups import Hierarchy
 from sandbox_core.errors import SandboxError
 from sandbox_core.job import Job, Limits, Result
 from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime
 from sandbox_core.streams import Relay
-from sandbox_core.supervisor import Cancel, Jail, Supervision
+from sandbox_core.supervisor import Jail, Supervision
 
 #: Kinds of jails that a slot keeps one of: two kinds of jobs that take turns find theirs.
 _KINDS = 2

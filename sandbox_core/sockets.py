@@ -14,8 +14,8 @@ import stat
 import struct
 from typing import NamedTuple
 
+from sandbox_core.cancel import Cancel
 from sandbox_core.errors import SandboxError
-from sandbox_core.supervisor import Cancel
 
 _STEP = "listen on the socket"
 
