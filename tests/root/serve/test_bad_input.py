@@ -272,7 +272,7 @@ def children(pid: int) -> list[int]:
 
 
 def test_the_server_stays_as_it_is_over_many_connections(start, until):
-    """Its descriptors and processes; `benchmarks/soak.py` has more of them, and looks at memory."""
+    """Its descriptors and processes; `benchmarks/soak_serve.py` has more of them, and looks at memory."""
     server = start("--workers", "3")
 
     def descriptors() -> int:
