@@ -1,7 +1,7 @@
 """Ten thousand connections to one `sandboxed serve`, and every answer must be the right client's.
 
-Run as root: `python benchmarks/soak_serve.py`. Some clients leave early, some send too much. The memory,
-descriptors and processes of the server are printed as it goes, and must be at the end what they were.
+Run as root: `python benchmarks/soak_serve.py`. Some clients leave early, some send too much. The
+memory, descriptors and processes of the server are printed as it goes, and must stay what they were.
 """
 
 import argparse
