@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +34,8 @@ from worker.settings import REDIS_URL
 SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "scripts" / "hello.py"
 SLOTS = 2
 STOP_DEADLINE = 15.0  # seconds
+PLAIN_SERVER = Path(__file__).with_name("plain_server.py")
+BREATH = 0.05  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,59 @@ def latency(rounds: int) -> list[Figure]:
         )
 
 
+def first_byte(rounds: int) -> list[Figure]:
+    """Compare the time from connecting to a unix socket to the first byte of the program's output."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
+        plain_path, path = f"{folder}/plain", f"{folder}/sandboxed"
+        interpreter = os.path.realpath(sys.executable)
+        command = Path(sys.executable).with_name("sandboxed")
+        for socket_path, words in (
+            (plain_path, [interpreter, "-I", "-S", PLAIN_SERVER, plain_path, SCRIPT]),
+            (path, [command, "serve", "--socket", path, SCRIPT]),
+        ):
+            servers.enter_context(serving(socket_path, words))
+        return compare(
+            "connecting to a unix socket, to the first byte",
+            "ms",
+            rounds,
+            {
+                "python3 for each connection, no sandbox": lambda: connect(plain_path),
+                "sandboxed serve": lambda: connect(path),
+            },
+        )
+
+
+def connect(path: str) -> float:
+    """Give the milliseconds to the first byte; the rest of the answer is taken, too."""
+    began = time.perf_counter()
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+        client.shutdown(socket.SHUT_WR)
+        if not client.recv(1).isalpha():
+            raise RuntimeError("the server broke off")
+        took = (time.perf_counter() - began) * 1000
+        while client.recv(1 << 16):
+            continue
+    time.sleep(BREATH)  # clients come now and then, and the next jail is made meanwhile
+    return took
+
+
+@contextlib.contextmanager
+def serving(path: str, words: list[str | Path]) -> Iterator[None]:
+    """Have a server at the socket `path` for the while."""
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(words, stderr=log)
+        try:
+            while not os.path.exists(path) or not log.tell():
+                if server.poll() is not None:
+                    raise RuntimeError(f"{words[0]} did not start")
+                time.sleep(0.05)
+            yield
+        finally:
+            server.terminate()
+            server.wait(STOP_DEADLINE)
+
+
 def throughput(rounds: int, jobs: int) -> list[Figure]:
     """Compare how many scripts are done in a second, some at a time."""
     with (
@@ -192,6 +248,7 @@ def main() -> None:
     given = parser.parse_args()
     figures = [
         *latency(given.rounds),
+        *first_byte(given.rounds),
         *throughput(max(given.rounds // 8, 2), given.jobs),
     ]
     show(figures)

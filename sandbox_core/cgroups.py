@@ -34,6 +34,9 @@ class Cgroup(Protocol):
     #: Whether a process can be born in it (clone3 with CLONE_INTO_CGROUP); else it has to join.
     born_in: bool
 
+    #: The v1 controllers that it has a directory of, and "" for the v2 tree (as proc_pid_cgroup(5)).
+    controllers: tuple[str, ...]
+
     def entrances(self) -> list[tuple[Path, int]]:
         """Give what to open to let a process in, each with the flags to open it.
 
@@ -209,7 +212,9 @@ class _V1Cgroup:
 
     def __init__(self, memory: Path, pids: Path, cpuacct: Path | None, unified: Path | None) -> None:
         self._memory, self._pids, self._cpuacct, self._unified = memory, pids, cpuacct, unified
-        self._all = [path for path in (memory, pids, cpuacct, unified) if path is not None]
+        named = {"memory": memory, "pids": pids, "cpuacct": cpuacct, "": unified}
+        self.controllers = tuple(name for name, path in named.items() if path is not None)
+        self._all = [path for path in named.values() if path is not None]
         _make(self._all)
 
     def entrances(self) -> list[tuple[Path, int]]:
@@ -295,6 +300,7 @@ class _V2Cgroup:
     """One directory with every controller."""
 
     born_in = True
+    controllers: tuple[str, ...] = ("",)
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

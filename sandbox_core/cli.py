@@ -27,6 +27,9 @@ class _Lazy:
 
 _COMMANDS = {
     "run": _Lazy("sandbox_core.commands:run", "Run a script in a jail on this host, no queue."),
+    "repl": _Lazy("sandbox_core.programs:repl", "A jailed interactive interpreter."),
+    "serve": _Lazy("sandbox_core.programs:serve", "Run a program for each connection to a socket."),
+    "connect": _Lazy("sandbox_core.programs:connect", "The client of serve."),
     "submit": _Lazy("producer.cli:submit", "Run a script through the queue."),
     "result": _Lazy("producer.cli:result", "Wait for a submitted job and show its result."),
     "cancel": _Lazy("producer.cli:cancel", "Stop a submitted job."),

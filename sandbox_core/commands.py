@@ -38,7 +38,7 @@ def run(ctx: click.Context, /, *, out: Path | None, as_json: bool, **asked: Any)
     options.check_collect(job, out=out, as_json=as_json)
     if os.geteuid() != 0:
         raise SandboxError("run", "building a jail needs root; try: sudo sandboxed run …")
-    with _ended_by(signal.SIGTERM, signal.SIGHUP):
+    with ended_by(signal.SIGTERM, signal.SIGHUP):
         result = _run(job, stdin=0 if ours_is_input else None, relay=not as_json)
     ctx.exit(options.report(result, limits=job.limits, out=out, as_json=as_json, relayed=not as_json))
 
@@ -58,7 +58,7 @@ def _run(job: Job, *, stdin: int | None, relay: bool) -> Result:
 
 
 @contextmanager
-def _ended_by(*numbers: signal.Signals) -> Iterator[None]:
+def ended_by(*numbers: signal.Signals) -> Iterator[None]:
     """Leave by an exception at these signals, so that the jail is taken down on the way out."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  # signal's signature

@@ -29,7 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sandbox_core import landlock, mounts, privileges, seccomp
-from sandbox_core.syscalls import CloneFlag, Prctl, prctl, set_hostname, unshare
+from sandbox_core.syscalls import CloneFlag, Prctl, prctl, set_hostname, take_terminal, unshare
 
 #: Where the script runs, and what it finds there.
 WORKING_DIRECTORY = "/box"
@@ -38,6 +38,9 @@ HOSTNAME = "sandbox"
 #: The job socket's place while the jail is made ready: the first after the standard streams.
 _JOB_SOCKET = 3
 LAST_FD = 2**31 - 1
+
+#: Bytes of the number that says how long the job's description is.
+_LENGTH_SIZE = 4
 
 #: Assembled once, in the zygote as it starts; its jobs inherit the second one ready to install.
 _ZYGOTE_FILTER = seccomp.zygote_filter()
@@ -71,11 +74,14 @@ class Jail:
         self.socket = fds[3]
         # On v2 the process was born in its cgroup, and has nothing to join.
         self.cgroups = () if order["born_in_cgroup"] else fds[CGROUPS:]
+        self.controllers: Sequence[str] = order["controllers"]
+        self.shows_cgroup = False
         self.boot: str | None = None
         self.several: bool = order["reap_orphans"]
         self.command: Sequence[str] = ()
         self.environment: dict[str, str] = {}
         self.job: dict[str, Any] = {}
+        self.terminal: int | None = None
         self.stream: Any = None
         self.start: Callable[[Jail], object] = execute
 
@@ -93,7 +99,7 @@ ROOT_STEPS: tuple[tuple[str, Callable[[dict[str, Any]], object]], ...] = (
     ("leave the host's mount, network, IPC and UTS namespaces", _enter_own_namespaces),
     ("make every mount private", lambda _: mounts.make_private()),
     ("put the read-only root together", mounts.build_root),
-    ("make the five harmless devices", lambda _: mounts.make_devices()),
+    ("make the five harmless devices", mounts.make_devices),
     ("pivot into the root and let go of the host's", lambda _: mounts.enter_root()),
 )
 
@@ -146,6 +152,11 @@ def _mount_proc(_: Jail) -> None:
         mounts.protect_proc()
 
 
+def _show_cgroup(jail: Jail) -> None:
+    if jail.shows_cgroup:
+        mounts.mount_cgroup(jail.controllers)
+
+
 def _place_descriptors(jail: Jail) -> None:
     # First out of the way of the places that the dup2 calls are about to take.
     streams = [_above(fd) for fd in jail.stdio]
@@ -183,6 +194,7 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("enter fresh mount, network, IPC, UTS and cgroup namespaces", _enter_namespaces),
     ("mount a private /box and /tmp of the allowed size", _mount_scratch),
     ("mount /proc with the jail's own processes only", _mount_proc),
+    ("show the jail's own cgroup, read-only, if that is asked for", _show_cgroup),
     ("keep stdin, stdout, stderr and the job socket, close all else", _place_descriptors),
     ("set the resource limits", lambda _: privileges.limit_resources()),
     ("become a user and group that nobody else on the host is", _become_the_user),
@@ -196,11 +208,24 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
 
 
 def _receive_job(jail: Jail) -> None:
-    # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
     with socket.socket(fileno=jail.socket) as job_socket:
+        # A terminal travels beside the first bytes.
+        size, terminals, _, _ = socket.recv_fds(job_socket, _LENGTH_SIZE, 1, socket.MSG_WAITALL)
+        # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
         jail.stream = job_socket.makefile("rb")  # which keeps it open until it is closed itself
-    size = int.from_bytes(jail.stream.read(4), "big")
-    jail.job = json.loads(jail.stream.read(size))
+    jail.job = json.loads(jail.stream.read(int.from_bytes(size, "big")))
+    if jail.job["terminal"]:
+        jail.terminal = terminals[0]
+
+
+def _connect_streams(jail: Jail) -> None:
+    if jail.job["merge"]:
+        os.dup2(1, 2)
+    if jail.terminal is not None:
+        take_terminal(jail.terminal)
+        for place in range(3):
+            os.dup2(jail.terminal, place)
+        os.close(jail.terminal)
 
 
 def open_working_directory() -> int:
@@ -239,6 +264,7 @@ def execute(jail: Jail) -> None:
 
 START_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("receive the job", _receive_job),
+    ("join stderr to stdout, or all three to a terminal, as the job asks", _connect_streams),
     ("place the script and its files", _place_files),
     ("lower the resource limits to the job's", _lower_limits),
     ("start the script", lambda jail: jail.start(jail)),

@@ -64,7 +64,7 @@ class ZygoteProcess:
             self.control.settimeout(ANSWER_TIMEOUT)
             order = {
                 "plan": runtime.plan(uids),
-                "command": [*runtime.command, f"/box/{runtime.script}"],
+                "command": runtime.start(),
                 "environment": runtime.environment(),
                 "warm": runtime.warm,
                 "preload": runtime.preload,

@@ -7,6 +7,7 @@ nothing else of the host. A jail adds one tmpfs of its own, seen as `/box` and `
 
 import errno
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from sandbox_core.syscalls import (
@@ -34,6 +35,9 @@ _DEVICE_LINKS = {
 #: Where a warm interpreter finds this package, if there is no better place.
 WARM_PATH = "/.sandbox"
 
+#: Where a jail that is shown its own cgroup finds it.
+_CGROUPS = "/sys/fs/cgroup"
+
 _READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 _SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOSYMFOLLOW
 
@@ -50,11 +54,12 @@ def make_private() -> None:
 def build_root(plan: dict[str, Any]) -> None:
     """Put a runtime's root together below the stage.
 
-    `plan` has `binds` (host paths that keep their place), `hidden` (directories below them to cover
+    `plan` has `binds` (host paths that keep their place), `moved` (pairs of a host path and another
+    place for it), `hidden` (directories below them to cover
     with an empty one), `links` (path to target), `texts` (path to contents of small files), and for
     a warm interpreter `package`, the host's path of this package, to show in the directory `boot`.
     """
-    mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=1024")
+    mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=4096")
     for directory in ("box", "tmp", "proc", "dev"):
         os.mkdir(f"{_STAGE}/{directory}", 0o755)
     for path, target in plan["links"].items():
@@ -62,18 +67,24 @@ def build_root(plan: dict[str, Any]) -> None:
         os.symlink(target, _STAGE + path)
     for path in plan["binds"]:
         _bind(path, _STAGE + path, _READ_ONLY)
+    for path, place in plan["moved"]:
+        _bind(path, _STAGE + place, _READ_ONLY)
     for path in plan["hidden"]:
         _bind(f"{_STAGE}/box", _STAGE + path, _READ_ONLY | MountFlag.NOEXEC)
     if plan["package"] is not None:
         _bind(plan["package"], f"{_STAGE}{plan['boot']}/sandbox_core", _READ_ONLY)
+    if plan["cgroup"]:
+        os.makedirs(_STAGE + _CGROUPS, 0o755)
     for path, text in plan["texts"].items():
         os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
         with open(_STAGE + path, "x", encoding="utf-8") as file:
             file.write(text)
 
 
-def make_devices() -> None:
-    """Show the few harmless devices, and the names of the standard streams."""
+def make_devices(plan: dict[str, Any]) -> None:
+    """Show the few harmless devices, and the names of the standard streams, if `plan` has them."""
+    if not plan["devices"]:
+        return
     for name in _DEVICES:
         # A device of the host works through a bind that is read-only: that flag guards the node.
         _bind(f"/dev/{name}", f"{_STAGE}/dev/{name}", MountFlag.RDONLY | MountFlag.NOSUID)
@@ -137,6 +148,33 @@ def protect_proc() -> None:
     """Make `/proc` read-only."""
     flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.RDONLY
     mount(None, "/proc", None, MountFlag.REMOUNT | MountFlag.BIND | flags)
+
+
+def mount_cgroup(controllers: Sequence[str]) -> None:
+    """Show this cgroup namespace's own cgroups, read-only, of the hierarchies that `controllers` name.
+
+    It takes `/proc`, for the kernel's list of them.
+    """
+    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+    places = []
+    if tuple(controllers) != ("",):
+        mount("cgroups", _CGROUPS, "tmpfs", flags, "mode=0755,size=64k,nr_inodes=16")
+        places.append(_CGROUPS)
+    with open("/proc/self/cgroup", "rb") as file:
+        hierarchies = [line.split(b":")[1].decode("ascii") for line in file]
+    for hierarchy in hierarchies:
+        if not set(hierarchy.split(",")) & set(controllers):
+            continue  # the jail has no cgroup of its own in this one
+        place = f"{_CGROUPS}/{hierarchy or 'unified'}" if places else _CGROUPS
+        if places:
+            os.mkdir(place)
+        if hierarchy:
+            mount("cgroup", place, "cgroup", flags, hierarchy)
+        else:
+            mount("cgroup2", place, "cgroup2", flags)
+        places.append(place)
+    for place in places:
+        mount(None, place, None, MountFlag.REMOUNT | MountFlag.BIND | MountFlag.RDONLY | flags)
 
 
 def _bind(source: str, target: str, flags: MountFlag) -> None:

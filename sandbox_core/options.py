@@ -178,6 +178,30 @@ out_option = _option(
 )
 json_option = json_flag("Print the Result as JSON; exit with 0 when the sandbox did its work.")
 
+#: What a job is given beside its script: `env`, `files`, `runtime`.
+env_option = _option(
+    "--env",
+    type=pair,
+    metavar="K=V",
+    multiple=True,
+    help="A variable for the script; repeatable.",
+)
+file_option = _option(
+    "--file",
+    "files",
+    type=placed_file,
+    metavar="PATH[=LOCAL]",
+    multiple=True,
+    help="A file for the working directory; repeatable.",
+)
+runtime_option = _option(
+    "--runtime",
+    default="python",
+    metavar="NAME",
+    show_default=True,
+    help="What runs the script.",
+)
+
 #: All that describes a job: what `make_job` takes. `out` and `as_json` are the command's own.
 job_options = _apply(
     limit_options,
@@ -187,21 +211,8 @@ job_options = _apply(
         metavar="FILE",
         help="The script's standard input.  [default: ours]",
     ),
-    _option(
-        "--env",
-        type=pair,
-        metavar="K=V",
-        multiple=True,
-        help="A variable for the script; repeatable.",
-    ),
-    _option(
-        "--file",
-        "files",
-        type=placed_file,
-        metavar="PATH[=LOCAL]",
-        multiple=True,
-        help="A file for the working directory; repeatable.",
-    ),
+    env_option,
+    file_option,
     _option(
         "--collect",
         metavar="GLOB",
@@ -209,13 +220,7 @@ job_options = _apply(
         help="Files to fetch from the working directory; repeatable.",
     ),
     out_option,
-    _option(
-        "--runtime",
-        default="python",
-        metavar="NAME",
-        show_default=True,
-        help="What runs the script.",
-    ),
+    runtime_option,
     _option(
         "--label",
         "labels",

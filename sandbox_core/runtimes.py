@@ -91,6 +91,11 @@ class Runtime:
     A `warm` runtime is a Python whose interpreter stands ready, the modules of `preload` imported; it
     finds our code in the directory `boot`, which jobs do not see. A zygote makes jails for
     `recycle_after` jobs, and then another takes its place: addresses and hashes are its own.
+
+    `main`, where it is not None, stands after the command in place of the script's path, and the job's
+    source is not placed: a program that is in the root already, or nothing at all. `moved` are pairs of
+    a path of the host and another place to show it at; without `devices` `/dev` is empty, with `cgroup`
+    a job sees its own cgroup.
     """
 
     name: str
@@ -104,6 +109,14 @@ class Runtime:
     boot: str = WARM_PATH
     preload: tuple[str, ...] = ()
     recycle_after: int = 1000
+    main: tuple[str, ...] | None = None
+    moved: tuple[tuple[str, str], ...] = ()
+    devices: bool = True
+    cgroup: bool = False
+
+    def start(self) -> list[str]:
+        """Give the command that a job is started by, without the job's arguments."""
+        return [*self.command, *((f"/box/{self.script}",) if self.main is None else self.main)]
 
     def environment(self) -> dict[str, str]:
         """Give the environment of a job that adds nothing to it."""
@@ -118,6 +131,9 @@ class Runtime:
         return {
             "binds": _without_nested(binds),
             "links": links,
+            "moved": list(self.moved),
+            "devices": self.devices,
+            "cgroup": self.cgroup,
             "package": _PACKAGE if self.warm else None,
             "boot": self.boot,
             "hidden": [path for path in self.hidden if os.path.isdir(path)],
@@ -151,13 +167,17 @@ class Runtimes:
             offered = ", ".join(sorted(self._all))
             raise InvalidJob(f"runtime: {name!r} is not offered here; these are: {offered}") from None
 
+    def add(self, runtime: Runtime) -> None:
+        """Offer `runtime` too, by its name."""
+        self._all[runtime.name] = runtime
+
     def names(self) -> list[str]:
         """Give the names of the runtimes."""
         return sorted(self._all)
 
 
 def _built_in() -> list[Runtime]:
-    python = _python("python", getattr(sys, "_base_executable", None) or sys.executable)
+    python = python_at("python", getattr(sys, "_base_executable", None) or sys.executable)
     shell_tools = ("/bin/sh", "/bin", "/usr/bin")
     return [
         python,
@@ -173,7 +193,7 @@ def _multiarch(python: Runtime) -> str | None:
     return multiarch
 
 
-def _python(name: str, executable: str) -> Runtime:
+def python_at(name: str, executable: str) -> Runtime:
     """Make the runtime of the Python interpreter `executable`, with its standard library alone."""
     found = _probe(executable)
     stdlib, dynload = found["stdlib"], found["dynload"]
@@ -285,7 +305,7 @@ def _entry(table: Path, name: str, entry: object) -> Runtime:
     if "site_packages" in entry:
         runtime = _with_packages(table, name, entry)
     elif "prefix" in entry:
-        runtime = _python(name, _text("prefix", entry["prefix"]) + "/bin/python3")
+        runtime = python_at(name, _text("prefix", entry["prefix"]) + "/bin/python3")
     else:
         runtime = _program(name, _texts("command", entry["command"]))
     script = _text("script", entry.get("script", runtime.script))
@@ -315,7 +335,7 @@ def _with_packages(table: Path, name: str, entry: dict[str, Any]) -> Runtime:
         if not environment.is_absolute():
             raise ValueError(f"site_packages: {value!r} is no absolute path")
     python = environments.interpreter(environment)
-    runtime = _python(name, str(python))
+    runtime = python_at(name, str(python))
     major, minor = _probe(str(python))["version"]
     return replace(
         runtime,
@@ -330,7 +350,7 @@ def _program(name: str, command: tuple[str, ...]) -> Runtime:
         raise ValueError("command: expected an absolute path first")
     if not os.access(command[0], os.X_OK):
         raise ValueError(f"command: {command[0]} is not there, or not executable")
-    multiarch = _multiarch(_python("python", getattr(sys, "_base_executable", sys.executable)))
+    multiarch = _multiarch(python_at("python", getattr(sys, "_base_executable", sys.executable)))
     return Runtime(name, command, (command[0], *_system_paths(multiarch)))
 
 

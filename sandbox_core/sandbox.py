@@ -11,14 +11,15 @@ from types import TracebackType
 from typing import Self
 
 from sandbox_core import cgroups, users
+from sandbox_core.cancel import Cancel
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import refuse_without_walls
 from sandbox_core.slot import NAME, Slot, prefix
-from sandbox_core.supervisor import Cancel
+from sandbox_core.streams import Relay
 
-__all__ = ["Cancel", "Sandbox"]
+__all__ = ["Cancel", "Relay", "Sandbox"]
 
 
 class Sandbox:
@@ -68,13 +69,15 @@ class Sandbox:
         stdin: int | None = None,
         stdout: int | None = None,
         stderr: int | None = None,
+        relay: Relay | None = None,
     ) -> Result:
         """Run `job` in a fresh jail and give what became of it; waits for a free slot.
 
         A str or bytes is a `Job` of that source. With the descriptor `stdin` the job reads what
         comes from it instead of `job.stdin`; its output is passed on to the descriptors `stdout`
         and `stderr` as it comes, besides being in the result. Descriptors stay the caller's. Setting
-        `cancel` ends the job as `cancelled`.
+        `cancel` ends the job as `cancelled`. `relay` says more of the streams than those three can,
+        and takes their place.
 
         Raises `InvalidJob` where the job can't be run as asked, `SandboxError` where the sandbox
         could not do its work.
@@ -89,7 +92,7 @@ class Sandbox:
         try:
             if cancel is not None and cancel.is_set():
                 return Result(Status.CANCELLED, labels=job.labels)
-            return slot.run(job, runtime, (stdin, stdout, stderr), cancel)
+            return slot.run(job, runtime, relay or Relay(stdin, stdout, stderr), cancel)
         finally:
             self._free.put(slot)
 
@@ -116,7 +119,7 @@ class Sandbox:
         for maxima in (self.maxima, runtime.limits):
             if maxima is not None and (over := exceeded(job.limits, maxima)):
                 raise InvalidJob(over)
-        if runtime.script in job.files:
+        if runtime.main is None and runtime.script in job.files:
             raise InvalidJob(f"files: {runtime.script!r} is where the source itself is placed")
 
     def self_test(self) -> None:

@@ -10,12 +10,14 @@ from contextlib import closing, suppress
 from functools import partial
 
 from sandbox_core import users
+from sandbox_core.cancel import Cancel
 from sandbox_core.cgroups import Hierarchy
 from sandbox_core.errors import SandboxError
 from sandbox_core.job import Job, Limits, Result
 from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime
-from sandbox_core.supervisor import Cancel, Jail, Supervision
+from sandbox_core.streams import Relay
+from sandbox_core.supervisor import Jail, Supervision
 
 #: Kinds of jails that a slot keeps one of: two kinds of jobs that take turns find theirs.
 _KINDS = 2
@@ -70,11 +72,11 @@ class Slot:
         self,
         job: Job,
         runtime: Runtime,
-        relay: tuple[int | None, int | None, int | None],
+        relay: Relay,
         cancel: Cancel | None,
     ) -> Result:
         """Run `job` in a jail of `runtime`; the rest is as `Sandbox.run` says."""
-        kind = _Kind(runtime, job.limits, feed=relay[0] is not None)
+        kind = _Kind(runtime, job.limits, feed=relay.stdin is not None)
         try:
             jail = self._standing_ready(kind) or self._made_now(kind)
             with closing(jail), closing(_Successor(self, kind)) as successor:

@@ -6,6 +6,7 @@ What comes out of a jail is not trusted: it is counted, kept up to a limit, and 
 import os
 import select
 from io import FileIO
+from typing import NamedTuple
 
 _CHUNK = 64 * 1024
 
@@ -13,15 +14,37 @@ _CHUNK = 64 * 1024
 _ATOMIC = 4096
 
 
-class Capture:
-    """One output stream: kept up to `limit` bytes, and passed on to `relay` where one is given."""
+class Relay(NamedTuple):
+    """Where a job's streams come from and go to while it runs; every descriptor stays the caller's.
 
-    def __init__(self, pipe: FileIO, limit: int, relay: int | None = None) -> None:
+    The job reads what comes from `stdin`, up to the byte `stdin_end` where one is named; its output is
+    passed on to `stdout` and `stderr` as it comes, and is in the result too, unless `keep` is False.
+    With `merge` the job's standard error is its standard output. On a `terminal`, the descriptor of a
+    pseudo-terminal's inner side, all three are that, and the job's session is the terminal's.
+    """
+
+    stdin: int | None = None
+    stdout: int | None = None
+    stderr: int | None = None
+    stdin_end: bytes | None = None
+    keep: bool = True
+    merge: bool = False
+    terminal: int | None = None
+
+
+class Capture:
+    """One output stream: up to `limit` bytes, kept or passed on to `relay`, or both."""
+
+    def __init__(
+        self, pipe: FileIO, limit: int, relay: int | None = None, *, keep: bool = True
+    ) -> None:
         os.set_blocking(pipe.fileno(), False)
         self._pipe = pipe
         self.kept = bytearray()
         self.truncated = False
         self._limit = limit
+        self._count = 0
+        self._keep = keep or relay is None
         self._relay = relay
         self._pending = b""
 
@@ -45,11 +68,13 @@ class Capture:
         if not data:
             self._pipe.close()
             return
-        room = self._limit - len(self.kept)
+        room = self._limit - self._count
         if len(data) > room:
             self.truncated = True
             data = data[:room]
-        self.kept += data
+        self._count += len(data)
+        if self._keep:
+            self.kept += data
         if self._relay is not None:
             self._pending = data
 
@@ -74,12 +99,12 @@ class Capture:
         the descriptor `cancelled` is readable, does not get the rest; it is kept all the same.
         """
         while not self._pipe.closed and not self.truncated:
-            before = len(self.kept)
+            before = self._count
             if self._pending:
                 self._wait_for_reader(patience, cancelled)
             else:
                 self._read()
-                if len(self.kept) == before:
+                if self._count == before:
                     break
         while self._pending:
             self._wait_for_reader(patience, cancelled)
@@ -98,13 +123,18 @@ class Capture:
 
 
 class Feed:
-    """The input stream of a job that is fed as it comes from `source`, which stays the caller's."""
+    """The input stream of a job that is fed as it comes from `source`, which stays the caller's.
 
-    def __init__(self, pipe: FileIO, source: int) -> None:
+    It ends where the source does, or before the first byte `end`; what follows that is not read.
+    """
+
+    def __init__(self, pipe: FileIO, source: int, end: bytes | None = None) -> None:
         os.set_blocking(pipe.fileno(), False)
         self._pipe = pipe
         self._source = source
+        self._end = end
         self._pending = b""
+        self._ended = False
 
     def interests(self) -> list[tuple[int, int]]:
         """Give the descriptors and events to poll for."""
@@ -118,14 +148,18 @@ class Feed:
         """Go on after an event on `fd`."""
         try:
             if fd == self._source:
-                self._pending = os.read(self._source, _CHUNK)
-                if not self._pending:
-                    self._pipe.close()  # the script reads end of file
+                self._take(os.read(self._source, _CHUNK))
             else:
                 self._pending = self._pending[self._pipe.write(self._pending) or 0 :]
         except BlockingIOError:
             return
         except OSError:
             # The script has closed its input, or nothing more can be had from the source.
-            self._pending = b""
-            self._pipe.close()
+            self._pending, self._ended = b"", True
+        if self._ended and not self._pending:
+            self._pipe.close()  # the script reads end of file
+
+    def _take(self, data: bytes) -> None:
+        before, found, _ = data.partition(self._end) if self._end is not None else (data, b"", b"")
+        self._pending = before
+        self._ended = bool(found) or not data

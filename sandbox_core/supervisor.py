@@ -18,13 +18,14 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import Any, Protocol
 
+from sandbox_core.cancel import Cancel
 from sandbox_core.cgroups import Hierarchy
 from sandbox_core.collect import collect
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, content_bytes
 from sandbox_core.launcher import ANSWER_TIMEOUT, ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime
-from sandbox_core.streams import Capture, Feed
+from sandbox_core.streams import Capture, Feed, Relay
 from sandbox_core.verdict import Facts, Kill, judge
 
 #: Seconds that the kernel may take to end a jail after its init was killed.
@@ -41,6 +42,9 @@ _BUSY = 0.02
 _GLANCE = 0.1
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+
+#: poll(2) counts in an int of milliseconds, and a job may have no wall limit to speak of.
+_LONGEST_POLL = 24 * 3600.0
 _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 #: Failures to place files or to start that the job itself is the cause of.
@@ -50,36 +54,6 @@ _JOBS_FAULT = {
     errno.EFBIG: "files: one is larger than limits.disk",
     errno.E2BIG: "args, env: together they are larger than Linux lets a program start with",
 }
-
-
-class Cancel:
-    """A request to stop a job, that any thread may make; give one to `Sandbox.run`."""
-
-    def __init__(self) -> None:
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def set(self) -> None:
-        """Ask for the job to be stopped."""
-        os.eventfd_write(self._event, 1)
-
-    def fileno(self) -> int:
-        """Give a descriptor that is readable once the job is to be stopped."""
-        return self._event
-
-    def is_set(self) -> bool:
-        """Whether the job is to be stopped."""
-        poll = select.poll()
-        poll.register(self._event, select.POLLIN)
-        return bool(poll.poll(0))
-
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        if self._event >= 0:
-            os.close(self._event)
-            self._event = -1
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Jail:
@@ -151,6 +125,7 @@ class Jail:
             # A single process can leave no orphans.
             "reap_orphans": self._limits.processes > 1,
             "born_in_cgroup": self.cgroup.born_in,
+            "controllers": self.cgroup.controllers,
         }
         self._id = self.zygote.order(order, self._fds)
         self._theirs.close()
@@ -299,7 +274,7 @@ class Supervision:
         jail: Jail,
         job: Job,
         runtime: Runtime,
-        relay: tuple[int | None, int | None, int | None],
+        relay: Relay,
         *,
         cancel: Cancel | None,
         successor: Successor | None,
@@ -309,11 +284,11 @@ class Supervision:
         self._job = job
         self._runtime = runtime
         self._cancel = cancel
-        stdin, stdout, stderr = relay
+        self._relay = relay
         limits = job.limits
-        self._stdout = Capture(jail.stdout, limits.output, stdout)
-        self._stderr = Capture(jail.stderr, limits.output, stderr)
-        self._feed = None if stdin is None else Feed(jail.stdin, stdin)
+        self._stdout = Capture(jail.stdout, limits.output, relay.stdout, keep=relay.keep)
+        self._stderr = Capture(jail.stderr, limits.output, relay.stderr, keep=relay.keep)
+        self._feed = None if relay.stdin is None else Feed(jail.stdin, relay.stdin, relay.stdin_end)
         self._failure: dict[str, Any] | None = None
         self._starting = True
         self._deadline = 0.0
@@ -344,10 +319,9 @@ class Supervision:
         job, limits = self._job, self._job.limits
         if self._feed is None:
             _fill(self._jail.stdin, content_bytes(job.stdin))
-        contents = {
-            self._runtime.script: content_bytes(job.source),
-            **{path: content_bytes(content) for path, content in job.files.items()},
-        }
+        contents = {path: content_bytes(content) for path, content in job.files.items()}
+        if self._runtime.main is None:
+            contents = {self._runtime.script: content_bytes(job.source), **contents}
         header = json.dumps(
             {
                 "args": job.args,
@@ -361,10 +335,16 @@ class Supervision:
                     "file_size": limits.disk + _PAGE,
                     "processes": limits.processes,
                 },
+                "merge": self._relay.merge,
+                "terminal": self._relay.terminal is not None,
             }
         ).encode()
+        terminal = [] if self._relay.terminal is None else [self._relay.terminal]
         try:
-            self._jail.socket.sendall(len(header).to_bytes(4, "big") + header)
+            # A descriptor travels with the first bytes.
+            size = len(header).to_bytes(4, "big")
+            socket.send_fds(self._jail.socket, [size], terminal)
+            self._jail.socket.sendall(header)
             for content in contents.values():
                 self._jail.socket.sendall(content)
         except (BrokenPipeError, ConnectionResetError):
@@ -414,7 +394,7 @@ class Supervision:
         elif self._watches_cpu():
             used = self._jail.cgroup.cpu_time() or 0.0
             patience = min(patience, max(limits.effective_cpu_time - used, 0.005))
-        return max(patience, 0.0)
+        return min(max(patience, 0.0), _LONGEST_POLL)
 
     def _keep_limits(self) -> None:
         limits, jail = self._job.limits, self._jail

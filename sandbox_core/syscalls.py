@@ -201,6 +201,7 @@ _BPF_INSTRUCTION_SIZE = 8
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000  # linux/fcntl.h
 _LANDLOCK_VERSION, _LANDLOCK_PATH_BENEATH = 1, 1  # linux/landlock.h
 _SECCOMP_MODE_FILTER = 2
+_TIOCSCTTY = 0x540E  # asm-generic/ioctls.h
 
 _clone = _bind("clone", c_void_p, c_void_p, c_int, c_void_p, POINTER(c_int))
 _unshare = _bind("unshare", c_int)
@@ -211,6 +212,7 @@ _pivot_root = _bind("pivot_root", c_char_p, c_char_p)
 _prctl = _bind("prctl", c_int, c_ulong, c_ulong, c_ulong, c_ulong)
 _capget = _bind("capget", POINTER(_CapHeader), POINTER(_CapData))
 _capset = _bind("capset", POINTER(_CapHeader), POINTER(_CapData))
+_ioctl = _bind("ioctl", c_int, c_ulong, c_int)
 _sethostname = _bind("sethostname", c_char_p, c_size_t)
 
 # Bound so that Python's lock is held throughout: between the halves of a fork no other code may run.
@@ -298,6 +300,11 @@ def set_hostname(name: str) -> None:
     """Name the host of this UTS namespace, as sethostname(2)."""
     encoded = name.encode()
     _sethostname(encoded, len(encoded))
+
+
+def take_terminal(fd: int) -> None:
+    """Make terminal `fd` the controlling one of the caller, a session leader, as TIOCSCTTY(2const)."""
+    _ioctl(fd, _TIOCSCTTY, 0)
 
 
 def openat2(directory: int, path: bytes, flags: int, resolve: Resolve) -> int:

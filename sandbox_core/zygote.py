@@ -9,7 +9,8 @@ with descriptors beside them:
 
     → {"plan": …, "command": […], "environment": {…}, "warm": …, "preload": […]}
                               ← {"ready": true} or {"failed": …}
-    → {"prepare": id, "uid": …, "gid": …, "disk": …, "reap_orphans": …, "born_in_cgroup": …}
+    → {"prepare": id, "uid": …, "gid": …, "disk": …, "reap_orphans": …, "born_in_cgroup": …,
+       "controllers": […]}
       + stdin, stdout, stderr, job socket, cgroups
                               ← {"jail": id, "prepared": true} + init's pidfd, or "failed": …
                               ← {"jail": id, "status": …, "at": …} once its job is reaped
@@ -74,6 +75,7 @@ class Zygote:
         self._command: list[str] = []
         self._environment: dict[str, str] = {}
         self._boot: str | None = None
+        self._shows_cgroup = False
 
     def serve(
         self, settle: Callable[[dict[str, Any]], object], start: Callable[[Jail], object]
@@ -111,6 +113,7 @@ class Zygote:
             return False  # before that it would not have been told
         self._command, self._environment = order["command"], order["environment"]
         self._boot = order["plan"]["boot"] if order["warm"] else None
+        self._shows_cgroup = order["plan"]["cgroup"]
         try:
             settle(order)
         except StepError as error:
@@ -178,7 +181,7 @@ class Zygote:
             self._control.detach()  # its descriptor is about to be another's
             jail = Jail(order, fds)
             jail.command, jail.environment, jail.start = self._command, self._environment, start
-            jail.boot = self._boot
+            jail.boot, jail.shows_cgroup = self._boot, self._shows_cgroup
             _take_steps(jail)
             started = True
         finally:

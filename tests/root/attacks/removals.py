@@ -251,7 +251,9 @@ def _no_clock(patch: pytest.MonkeyPatch) -> None:
 
 def _no_output_cap(patch: pytest.MonkeyPatch) -> None:
     capture = streams.Capture
-    patch.setattr(supervisor, "Capture", lambda pipe, _, relay: capture(pipe, 1 << 30, relay))
+    patch.setattr(
+        supervisor, "Capture", lambda pipe, _, relay, keep: capture(pipe, 1 << 30, relay, keep=keep)
+    )
 
 
 def _packages_shown(patch: pytest.MonkeyPatch) -> None:
