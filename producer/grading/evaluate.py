@@ -60,11 +60,11 @@ class Evaluation:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Estimate, from `c` of `n` samples that passed, how likely one of `k` passes.
 
-    The unbiased estimator of the HumanEval paper (arXiv 2107.03374, figure 3).
+    The unbiased estimator of the HumanEval paper (arXiv 2107.03374, section 2.1), in whole numbers up
+    to its one division: there it is a product of `1 - k/i`, which rounds 1/2 to 0.4999999999999999.
     """
-    if n - c < k:
-        return 1.0
-    return 1.0 - math.prod(1.0 - k / i for i in range(n - c + 1, n + 1))
+    ways = math.comb(n, k)
+    return (ways - math.comb(n - c, k)) / ways
 
 
 def results_path(samples: str) -> str:
