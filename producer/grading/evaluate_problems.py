@@ -191,7 +191,8 @@ def _imports(where: str, checks: str, prompt: str) -> tuple[str, ...]:
     for tree in trees:
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
-                names.update((alias.name.partition(".")[0], None) for alias in node.names)
+                for alias in node.names:
+                    names.update(((alias.name, None), (alias.name.partition(".")[0], None)))
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names[node.module] = None
     return tuple(names)

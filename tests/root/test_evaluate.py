@@ -161,6 +161,31 @@ def test_a_changed_module_or_a_shadowed_builtin_does_not_help(judge, isolated):
 
 
 @both
+def test_checks_may_import_whatever_they_like(judge, isolated):
+    """Modules in packages, names in modules, and under other names."""
+    problem = {
+        "task_id": "same",
+        "prompt": "import collections.abc\nfrom typing import List\n\ndef same(x: List[int]):\n",
+        "entry_point": "same",
+        "canonical_solution": "    return x\n",
+        "test": "import os.path\nimport xml.etree.ElementTree as tree\nfrom xml.dom import minidom\n"
+        "from collections import abc, Counter\n"
+        "def check(candidate):\n    from concurrent import futures\n    import json.decoder, importlib.util\n"
+        "    assert os.path.join('a', 'b') == 'a/b' and minidom.parseString('<a/>')\n"
+        "    assert tree.fromstring('<a/>').tag == 'a' and isinstance([], abc.Iterable)\n"
+        "    assert isinstance([], collections.abc.Iterable) and futures.Future and json.decoder.JSONDecoder\n"
+        "    assert Counter(candidate([1])) == Counter([1]) and importlib.util.find_spec('os')\n"
+        "    try:\n        import nowhere\n    except ImportError:\n        return\n    assert False\n",
+    }
+
+    _, results = judge(
+        [{"task_id": "same", "completion": "    return x"}], [problem], isolated=isolated
+    )
+
+    assert results[0]["result"] == "passed"
+
+
+@both
 def test_a_wrong_answer_may_lead_the_checks_elsewhere(judge, isolated):
     """Later calls depend on earlier answers; honest programs of another kind pass all the same."""
     problem = {

@@ -13,6 +13,8 @@ keep that from it. Two jails can (`checks.py`, `function.py`).
 """
 
 import builtins
+import contextlib
+import importlib
 import json
 import os
 import sys
@@ -67,12 +69,12 @@ def _namespace_of_checks(prompt: str, entry: str, imports: list[str]) -> dict[st
     apart: dict[str, types.ModuleType] = {}
     names: dict[str, Any] = {"__name__": "checks", "__builtins__": own}
     for name in imports:
-        try:
-            __import__(name)
-        except ImportError:
-            continue  # it is for the checks to say so, when they come to it
-        apart[name] = types.ModuleType(name)
-        vars(apart[name]).update(vars(sys.modules[name]))
+        with contextlib.suppress(ImportError):  # it is for the checks to say so, when they come to it
+            importlib.import_module(name)
+    for name in imports:
+        if name in sys.modules:
+            apart[name] = types.ModuleType(name)
+            vars(apart[name]).update(vars(sys.modules[name]))
     own["__import__"] = _importer(apart)
     for ending in ("", "    pass\n", "\tpass\n"):
         try:
@@ -90,12 +92,8 @@ def _importer(apart: dict[str, types.ModuleType]) -> Callable[..., Any]:
     ordinary = builtins.__import__
 
     def find(name: str, scope: Any = None, local: Any = None, wanted: Any = (), level: int = 0) -> Any:
-        if level or (wanted and name not in apart):
-            return ordinary(name, scope, local, wanted, level)
-        top = name if wanted else name.partition(".")[0]
-        if top != name:
-            ordinary(name, scope, local, wanted, level)
-        return apart[top] if top in apart else ordinary(name, scope, local, wanted, level)
+        found = ordinary(name, scope, local, wanted, level)
+        return apart.get(name if wanted else name.partition(".")[0], found)
 
     return find
 
