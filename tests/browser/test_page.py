@@ -44,7 +44,7 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Callable[..., Page]]
         report: Report, *, student: bool = False, width: int = 1280, scheme: str = "light", at: str = ""
     ) -> Page:
         path = tmp_path / "report.html"
-        with path.open("wb") as stream:
+        with path.open("w", encoding="utf-8", newline="") as stream:
             write(report, "html", stream, student=student)
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         pages.append(page)

@@ -85,9 +85,11 @@ REPORT = Report("Different", (SUBMISSION, BROKEN), 2.0)
 
 def written(report: Report, kind: str, *, student: bool = False) -> str:
     """Write a report and give its text."""
-    stream = io.BytesIO()
+    stream = io.StringIO(newline="")
     write(report, kind, stream, student=student)
-    return stream.getvalue().decode()
+    text = stream.getvalue()
+    assert text.encode().decode() == text  # it can be written, whatever came in
+    return text
 
 
 def hostile(text: str) -> Report:
@@ -117,7 +119,7 @@ def hostile(text: str) -> Report:
 def test_an_unknown_format_is_refused():
     """With those that there are."""
     with pytest.raises(ValueError, match="'pdf' is none of html, junit, csv, gradescope"):
-        write(REPORT, "pdf", io.BytesIO())
+        write(REPORT, "pdf", io.StringIO())
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -361,7 +363,7 @@ def test_gradescope_scores_a_problem_without_points():
 def test_gradescope_takes_one_submission():
     """Its file has no place for two."""
     with pytest.raises(ValueError, match="for one submission, and here are 2"):
-        write(REPORT, "gradescope", io.BytesIO())
+        write(REPORT, "gradescope", io.StringIO())
 
 
 @pytest.mark.parametrize("text", HOSTILE)

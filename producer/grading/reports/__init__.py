@@ -7,7 +7,7 @@ from producer.grading.model import Report
 from producer.grading.reports import gradescope, junit, page, table
 from producer.grading.reports.student import for_student
 
-_WRITERS: Mapping[str, Callable[[Report, IO[bytes]], None]] = {
+_WRITERS: Mapping[str, Callable[[Report, IO[str]], None]] = {
     "html": page.write,
     "junit": junit.write,
     "csv": table.write,
@@ -16,8 +16,10 @@ _WRITERS: Mapping[str, Callable[[Report, IO[bytes]], None]] = {
 FORMATS = tuple(_WRITERS)
 
 
-def write(report: Report, format: str, stream: IO[bytes], *, student: bool = False) -> None:  # noqa: A002  # the word of the command
-    """Write `report` in one of `FORMATS` to `stream`, which takes bytes.
+def write(report: Report, format: str, stream: IO[str], *, student: bool = False) -> None:  # noqa: A002  # the word of the command
+    """Write `report` in one of `FORMATS` to `stream`, as text.
+
+    The stream has to write UTF-8, and line breaks as they are (`newline=""`).
 
     With `student` it tells no more than the student may see: of a hidden test the verdict and the
     points, of any other what the validator wrote for the student.

@@ -14,14 +14,14 @@ from producer.grading.reports.text import clean, decoded
 _LONGEST = 4000  # characters of each excerpt
 
 
-def write(report: Report, stream: IO[bytes]) -> None:
+def write(report: Report, stream: IO[str]) -> None:
     """Write the one submission of `report`; none, where grading has failed, is one without points."""
     if len(report.submissions) > 1:
         raise ValueError(
             f"gradescope: its file is for one submission, and here are {len(report.submissions)}"
         )
     found = _submission(report.submissions[0]) if report.submissions else _nothing()
-    stream.write(json.dumps(found, indent=2).encode() + b"\n")
+    stream.write(f"{json.dumps(found, indent=2)}\n")
 
 
 def _nothing() -> dict[str, Any]:

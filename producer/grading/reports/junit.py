@@ -12,7 +12,7 @@ from producer.grading.model import Report, SubmissionReport, TestReport, Verdict
 from producer.grading.reports.text import clean, xml_legal
 
 
-def write(report: Report, stream: IO[bytes]) -> None:
+def write(report: Report, stream: IO[str]) -> None:
     """Write every submission as a suite of its tests."""
     _line(stream, '<?xml version="1.0" encoding="UTF-8"?>')
     cases = [test.verdict for one in report.submissions for test in _cases(one)]
@@ -23,7 +23,7 @@ def write(report: Report, stream: IO[bytes]) -> None:
     _line(stream, "</testsuites>")
 
 
-def _suite(problem: str, submission: SubmissionReport, stream: IO[bytes]) -> None:
+def _suite(problem: str, submission: SubmissionReport, stream: IO[str]) -> None:
     tests = _cases(submission)
     counts = _counts([test.verdict for test in tests], [test.wall_time for test in tests])
     _line(stream, _open("testsuite", name=submission.name, package=problem, **counts))
@@ -43,7 +43,7 @@ def _suite(problem: str, submission: SubmissionReport, stream: IO[bytes]) -> Non
     _line(stream, "</testsuite>")
 
 
-def _case(submission: SubmissionReport, test: TestReport, stream: IO[bytes]) -> None:
+def _case(submission: SubmissionReport, test: TestReport, stream: IO[str]) -> None:
     attributes = {"name": test.name, "classname": submission.name}
     if test.wall_time is not None:
         attributes["time"] = f"{test.wall_time:.3f}"
@@ -82,5 +82,5 @@ def _open(tag: str, end: str = "", /, **attributes: str) -> str:
     return f"<{tag}{told}{end}>"
 
 
-def _line(stream: IO[bytes], text: str) -> None:
-    stream.write(text.encode() + b"\n")
+def _line(stream: IO[str], text: str) -> None:
+    stream.write(f"{text}\n")

@@ -19,7 +19,7 @@ from producer.grading.reports.text import clean, decoded
 _LONGEST = 8000  # characters of each excerpt
 
 
-def write(report: Report, stream: IO[bytes]) -> None:
+def write(report: Report, stream: IO[str]) -> None:
     """Write the page, submission by submission."""
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
@@ -28,7 +28,7 @@ def write(report: Report, stream: IO[bytes]) -> None:
     )
     title = escape(clean(report.problem))
     names = _test_names(report)
-    stream.write(_HEAD.format(policy=policy, title=title, style=style).encode())
+    stream.write(_HEAD.format(policy=policy, title=title, style=style))
     about = {
         "problem": clean(report.problem),
         "time_limit": report.time_limit,
@@ -36,11 +36,11 @@ def write(report: Report, stream: IO[bytes]) -> None:
         "words": {verdict.value: verdict.words for verdict in Verdict},
     }
     # The data are lines: first what all have in common, then each submission.
-    stream.write(b'<script type="application/json" id="data">\n')
+    stream.write('<script type="application/json" id="data">\n')
     columns = {name: number for number, name in enumerate(names)}
     for record in (about, *_submissions(report, columns)):
-        stream.write(_inert(record).encode() + b"\n")
-    stream.write(f"</script>\n<script>{script}</script>\n</body>\n</html>\n".encode())
+        stream.write(f"{_inert(record)}\n")
+    stream.write(f"</script>\n<script>{script}</script>\n</body>\n</html>\n")
 
 
 def _submissions(report: Report, columns: dict[str, int]) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """CSV: one row a submission and test (RFC 4180), safe to open in a spreadsheet."""
 
 import csv
-import io
 from typing import IO
 
 from producer.grading.model import Report, SubmissionReport, TestReport
@@ -33,9 +32,10 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", 
 Cell = str | float | None
 
 
-def write(report: Report, stream: IO[bytes]) -> None:
+def write(report: Report, stream: IO[str]) -> None:
     """Write every test of every submission; a submission without tests has one row of its own."""
-    _row(stream, COLUMNS)
+    rows = csv.writer(stream)
+    rows.writerow(COLUMNS)
     for submission in report.submissions:
         first = (
             _text(report.problem),
@@ -47,7 +47,7 @@ def write(report: Report, stream: IO[bytes]) -> None:
             _yes_or_no(submission.as_expected),
         )
         for last in [_test(test) for test in submission.tests] or [_without_tests(submission)]:
-            _row(stream, (*first, *last))
+            rows.writerow((*first, *last))
 
 
 def _test(test: TestReport) -> tuple[Cell, ...]:
@@ -67,12 +67,6 @@ def _test(test: TestReport) -> tuple[Cell, ...]:
 
 def _without_tests(submission: SubmissionReport) -> tuple[Cell, ...]:
     return (*[None] * 9, _text(submission.message))
-
-
-def _row(stream: IO[bytes], cells: tuple[Cell, ...]) -> None:
-    line = io.StringIO(newline="")
-    csv.writer(line).writerow(cells)
-    stream.write(line.getvalue().encode())
 
 
 def _text(text: str) -> str:
