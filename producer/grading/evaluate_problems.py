@@ -1,9 +1,9 @@
 """The files of code-model evaluation: problems and samples, JSON lines, plain or compressed with gzip.
 
-A problem is HumanEval's (`prompt`, `entry_point`, `test` that defines `check`, `canonical_solution`),
-which is EvalPlus's, too, or MBPP's (`test_list` of assertions, `test_setup_code` or `test_imports`,
-`code`). A sample is `{"task_id", "completion"}`, the body that goes on from the prompt, or
-`{"task_id", "solution"}`, which stands by itself.
+A problem is HumanEval's (`prompt`, `entry_point`, `test` that defines `check`, `canonical_solution`);
+EvalPlus's, which is the same or has inputs in place of the test; or MBPP's (`test_list` of assertions,
+`test_setup_code` or `test_imports`, `code`). A sample is `{"task_id", "completion"}`, the body that goes
+on from the prompt, or `{"task_id", "solution"}`, which stands by itself.
 """
 
 import ast
@@ -116,6 +116,8 @@ def _problem(where: str, record: dict[str, Any]) -> Problem:
         made = _with_check(where, record)
     elif isinstance(record.get("test_list"), list):
         made = _with_assertions(where, record)
+    elif isinstance(record.get("base_input"), list):
+        made = _with_inputs(where, task_id, record)
     else:
         raise BadInput(f"{where}: has neither a test nor a test_list")
     prompt, entry, checks, solution = made
@@ -146,6 +148,54 @@ def _with_check(where: str, record: dict[str, Any]) -> tuple[str, str, str, str 
     if not isinstance(entry, str):
         entry = _called_first(where, checks, solution)
     return prompt, entry, checks, solution if isinstance(solution, str) else None
+
+
+def _with_inputs(where: str, task_id: str, record: dict[str, Any]) -> tuple[str, str, str, str | None]:
+    """Read EvalPlus's own form: inputs, and a reference that knows what is right."""
+    prompt, entry, solution = (
+        record.get(name) for name in ("prompt", "entry_point", "canonical_solution")
+    )
+    if not (isinstance(prompt, str) and isinstance(solution, str) and isinstance(entry, str)):
+        raise BadInput(f"{where}: has inputs but no prompt, entry_point and canonical_solution")
+    if task_id.startswith("Mbpp/"):
+        # JSON has no tuples and sets, and which list is meant for one is told nowhere in the file.
+        raise BadInput(f"{where}: its inputs don't say what they are; use the MBPP+ that has a test")
+    given = {
+        "inputs": [*record["base_input"], *(record.get("plus_input") or [])],
+        "tolerance": record.get("atol") or 0,
+        "reference": f"{prompt}{solution}\n",
+        "entry": entry,
+    }
+    return prompt, entry, f"{_AGAINST_REFERENCE}\ncheck({entry}, {json.dumps(given)!r})\n", solution
+
+
+#: What EvalPlus asks of an answer: to equal the reference's, floats nearly so; and of `find_zero`, where
+#: several answers are right, to be a zero.
+_AGAINST_REFERENCE = """
+import copy, json, math
+
+def close(answer, expected, tolerance):
+    if isinstance(expected, (list, tuple)):
+        return len(answer) == len(expected) and all(
+            close(one, other, tolerance) for one, other in zip(answer, expected))
+    return answer == expected or abs(answer - expected) <= tolerance + 1e-7 * abs(expected)
+
+def check(candidate, given):
+    given = json.loads(given)
+    names = {}
+    exec(given["reference"], names)
+    for inputs in given["inputs"]:
+        expected = names[given["entry"]](*copy.deepcopy(inputs))
+        answer = candidate(*copy.deepcopy(inputs))
+        tolerance = given["tolerance"]
+        if given["entry"] == "find_zero":
+            assert abs(sum(c * math.pow(answer, i) for i, c in enumerate(inputs[0]))) <= tolerance
+            continue
+        parts = expected if isinstance(expected, (list, tuple)) else [expected]
+        if not tolerance and all(isinstance(part, float) for part in parts):
+            tolerance = 1e-6
+        assert answer == expected or (tolerance and close(answer, expected, tolerance))
+"""
 
 
 def _with_assertions(where: str, record: dict[str, Any]) -> tuple[str, str, str, str | None]:

@@ -64,7 +64,8 @@ def judge(
             written.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
             problems = written
         settings = Settings(Limits(wall_time=options.pop("wall_time", 3.0) * time_factor))
-        found = evaluate(str(problems), str(path), runner, settings=settings, **options)
+        jails = options.pop("runner", runner)
+        found = evaluate(str(problems), str(path), jails, settings=settings, **options)
         return found, [json.loads(line) for line in Path(found.results).read_text().splitlines()]
 
     return judge
@@ -304,6 +305,40 @@ def test_assertions_in_the_manner_of_mbpp(judge, isolated):
     assert found.pass_at == {1: 0.5}
 
 
+@both
+def test_inputs_and_a_reference_in_the_manner_of_eval_plus(judge, isolated):
+    """What the reference answers is right, a float nearly so; a zero is a zero wherever it is found."""
+    half = {
+        "task_id": "HumanEval/1000",
+        "prompt": "def halves(xs):\n",
+        "entry_point": "halves",
+        "canonical_solution": "    return [x / 3 for x in xs]\n",
+        "base_input": [[[1, 2]]],
+        "plus_input": [[[]], [[1e9, -7]]],
+        "atol": 0,
+    }
+    zero = {
+        "task_id": "HumanEval/32",
+        "prompt": "import math\n\ndef find_zero(xs):\n",
+        "entry_point": "find_zero",
+        "canonical_solution": "    return 1.0\n",
+        "base_input": [[[-1, 0, 1]]],
+        "atol": 1e-4,
+    }
+    samples = [
+        {"task_id": "HumanEval/1000", "completion": half["canonical_solution"]},
+        {"task_id": "HumanEval/1000", "completion": "    return [x * 0.33333333333 for x in xs]\n"},
+        {"task_id": "HumanEval/1000", "completion": "    return [x * 0.333 for x in xs]\n"},
+        {"task_id": "HumanEval/1000", "completion": "    return [x / 3 for x in xs] + [0]\n"},
+        {"task_id": "HumanEval/32", "completion": "    return -1.0\n"},
+        {"task_id": "HumanEval/32", "completion": "    return 2.0\n"},
+    ]
+
+    _, results = judge(samples, [half, zero], isolated=isolated)
+
+    assert [one["passed"] for one in results] == [True, True, False, False, True, False]
+
+
 def test_the_same_program_runs_once(judge):
     """And each sample has its result."""
     samples = [{"task_id": "test/0", "completion": "    return 1", "n": n} for n in range(20)]
@@ -334,7 +369,6 @@ def test_several_runs_tell_how_far_they_agree(judge):
 
 def test_the_processes_of_an_evaluation_are_gone_when_it_ends(judge, leftovers):
     """Also where it ends by an error half-way."""
-    judge([{"task_id": "test/0", "completion": "    return 1"}], DATA / "example_problem.jsonl")
     before = leftovers()
 
     def stop(done: int, _total: int) -> None:
@@ -342,7 +376,7 @@ def test_the_processes_of_an_evaluation_are_gone_when_it_ends(judge, leftovers):
             raise KeyboardInterrupt
 
     samples = [{"task_id": "test/0", "completion": f"    return {n}"} for n in range(20)]
-    with pytest.raises(KeyboardInterrupt):
-        judge(samples, DATA / "example_problem.jsonl", progress=stop)
+    with LocalRunner() as own, pytest.raises(KeyboardInterrupt):
+        judge(samples, DATA / "example_problem.jsonl", progress=stop, runner=own)
 
     assert leftovers() == before

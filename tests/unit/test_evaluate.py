@@ -62,6 +62,11 @@ def test_files_may_be_compressed(tmp_path):
         ('{"task_id": "\\ud800"}', "1: has a lone surrogate"),
         ({}, "1: a problem without a task_id"),
         ({"task_id": "a"}, "1: 'a': has neither a test nor a test_list"),
+        ({"task_id": "Mbpp/2", "base_input": []}, "has inputs but no prompt"),
+        (
+            {**PROBLEM, "task_id": "Mbpp/2", "test": None, "base_input": [], "canonical_solution": ""},
+            "use the MBPP+ that has a test",
+        ),
         ({**PROBLEM, "test": "def check(:"}, "its checks don't compile"),
         ({**PROBLEM, "entry_point": "1"}, "its entry_point is no name of a function"),
         ({"task_id": 1, "test_list": []}, "expected a test_list of assertions"),

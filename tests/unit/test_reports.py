@@ -148,6 +148,16 @@ def test_a_student_learns_the_verdict_of_a_hidden_test_and_no_more(kind):
     assert "WA" in student
 
 
+def test_a_hidden_test_has_one_number_in_all_submissions():
+    """Also where one of them did not come to those before it."""
+    first, second = FAILED, replace(FAILED, name="secret/group1/08")
+    both, late = replace(SUBMISSION, tests=(first, second)), replace(SUBMISSION, tests=(second,))
+
+    rows = table(Report("Different", (late, both)), student=True)
+
+    assert [row["test"] for row in rows] == ["hidden 2", "hidden 1", "hidden 2"]
+
+
 def test_a_student_sees_what_the_validator_wrote_for_students():
     """Of a test that is not hidden; and not what it wrote for the graders."""
     test = replace(FAILED, hidden=False)
@@ -162,9 +172,9 @@ def test_a_student_sees_what_the_validator_wrote_for_students():
 # CSV
 
 
-def table(report: Report, **options: bool) -> list[dict[str, str]]:
+def table(report: Report, *, student: bool = False) -> list[dict[str, str]]:
     """Read the CSV of a report."""
-    return list(csv.DictReader(io.StringIO(written(report, "csv", **options), newline="")))
+    return list(csv.DictReader(io.StringIO(written(report, "csv", student=student), newline="")))
 
 
 def test_a_row_for_each_submission_and_test():

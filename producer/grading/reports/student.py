@@ -1,5 +1,6 @@
 """What a student may see of a report."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from producer.grading.model import Report, SubmissionReport, TestReport, Verdict
@@ -11,19 +12,22 @@ def for_student(report: Report) -> Report:
     Hidden tests keep their verdict and points. Their names, which may tell what they try, become
     numbers; times and memory, which tell of the input's size, go. So do groups with hidden tests.
     """
-    return replace(report, submissions=tuple(_submission(one) for one in report.submissions))
+    names: dict[str, None] = {}
+    for submission in sorted(report.submissions, key=lambda one: -len(one.tests)):
+        names.update((test.name, None) for test in submission.tests if test.hidden)
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    return replace(report, submissions=tuple(_submission(one, numbers) for one in report.submissions))
 
 
-def _submission(submission: SubmissionReport) -> SubmissionReport:
+def _submission(submission: SubmissionReport, numbers: Mapping[str, int]) -> SubmissionReport:
     hidden = [test for test in submission.tests if test.hidden]
-    numbers = {id(test): number for number, test in enumerate(hidden, 1)}
     return replace(
         submission,
         expected=None,
         as_expected=None,
         # What the compiler says is the student's own; what keeps the judge from judging is not.
         message="" if submission.verdict is Verdict.JE else submission.message,
-        tests=tuple(shown(test, numbers.get(id(test), 0)) for test in submission.tests),
+        tests=tuple(shown(test, numbers.get(test.name, 0)) for test in submission.tests),
         groups=tuple(
             group
             for group in submission.groups
