@@ -1,9 +1,9 @@
 """The files of code-model evaluation: problems and samples, JSON lines, plain or compressed with gzip.
 
 A problem is HumanEval's (`prompt`, `entry_point`, `test` that defines `check`, `canonical_solution`);
-EvalPlus's, which is the same or has inputs in place of the test; or MBPP's (`test_list` of assertions,
-`test_setup_code` or `test_imports`, `code`). A sample is `{"task_id", "completion"}`, the body that goes
-on from the prompt, or `{"task_id", "solution"}`, which stands by itself.
+EvalPlus's, which is the same or has inputs in place of the test; or MBPP's (`test_list` of
+assertions, `test_setup_code` or `test_imports`, `code`). A sample is `{"task_id", "completion"}`, the
+body that goes on from the prompt, or `{"task_id", "solution"}`, which stands by itself.
 """
 
 import ast
@@ -150,7 +150,7 @@ def _with_check(where: str, record: dict[str, Any]) -> tuple[str, str, str, str 
     return prompt, entry, checks, solution if isinstance(solution, str) else None
 
 
-def _with_inputs(where: str, task_id: str, record: dict[str, Any]) -> tuple[str, str, str, str | None]:
+def _with_inputs(where: str, task_id: str, record: dict[str, Any]) -> tuple[str, str, str, str]:
     """Read EvalPlus's own form: inputs, and a reference that knows what is right."""
     prompt, entry, solution = (
         record.get(name) for name in ("prompt", "entry_point", "canonical_solution")
@@ -169,8 +169,8 @@ def _with_inputs(where: str, task_id: str, record: dict[str, Any]) -> tuple[str,
     return prompt, entry, f"{_AGAINST_REFERENCE}\ncheck({entry}, {json.dumps(given)!r})\n", solution
 
 
-#: What EvalPlus asks of an answer: to equal the reference's, floats nearly so; and of `find_zero`, where
-#: several answers are right, to be a zero.
+#: What EvalPlus asks of an answer: to equal the reference's, floats nearly so; and of `find_zero`,
+#: where several answers are right, to be a zero.
 _AGAINST_REFERENCE = """
 import copy, json, math
 
