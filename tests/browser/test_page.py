@@ -176,6 +176,19 @@ def test_a_cell_opens_with_the_difference(open_page, width):
     assert not detail.is_visible()
 
 
+def test_nothing_is_something(open_page):
+    """No points, no time and no byte are told as such."""
+    zero = TestReport("t", "", Verdict.AC, 0.0, 0.0, 0, "", score=0.0, max_score=5.0, actual=b"")
+    page = open_page(
+        Report("zero", (SubmissionReport("z.py", Verdict.AC, 0.0, 5.0, None, None, (zero,)),)),
+        at="#1.1",
+    )
+
+    facts = page.locator("#detail .facts").inner_text().split("\n")
+    assert {"score 0 / 5", "time 0 ms", "CPU 0 ms", "memory 0 KiB"} <= set(facts)
+    assert page.locator("#detail pre").count() == 1
+
+
 def test_an_address_leads_to_a_test_and_a_name_to_the_submission(open_page):
     """So that somebody else can be shown it."""
     page = open_page(REPORT, at="#1.2")

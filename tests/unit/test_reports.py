@@ -394,8 +394,29 @@ def test_the_page_stays_one_script_and_its_data(text):
     assert page.count("<style") == 1
     data = page.partition('id="data">\n')[2].partition("</script>")[0]
     assert not set("<>&") & set(data)
-    about, submission = (json.loads(line) for line in data.strip().split("\n"))
+    about, submission, _ = (json.loads(line) for line in data.strip().split("\n"))
     assert about["problem"] == submission["name"]
+
+
+def test_the_page_has_each_text_once():
+    """The input and the answer of a test are the same in every submission."""
+    many = tuple(replace(SUBMISSION, name=str(number)) for number in range(100))
+
+    page = written(Report("many", many), "html")
+
+    assert page.count("secret input") == page.count("secret answer") == 1
+
+
+def test_the_page_cuts_what_is_long():
+    """And says so; past some megabytes of it, the rest is cut shorter."""
+    tests = tuple(
+        replace(FAILED, name=str(number), actual=f"{number} ".encode() * 20_000)
+        for number in range(1500)
+    )
+    page = written(Report("much", (replace(SUBMISSION, tests=tests),)), "html")
+
+    assert len(page) < 12_000_000
+    assert page.count('"cut":true') == 1500
 
 
 def test_the_page_loads_nothing():

@@ -1,8 +1,9 @@
 
 "use strict";
-// The data are lines of JSON: what all have in common, then each submission. Whatever stands in them is
+// The data are lines of JSON: what all have in common, each submission, the excerpts by number. Whatever stands in them is
 // put on the page as text, never as markup.
 const [about, ...submissions] = document.getElementById("data").textContent.trim().split("\n").map(line => JSON.parse(line));
+const excerpts = submissions.pop();
 const ORDER = ["AC", "WA", "TLE", "RTE", "MLE", "OLE", "CE", "JE"];
 const SVG = "http://www.w3.org/2000/svg";
 const MOST_DOTS = 3000;
@@ -193,11 +194,12 @@ function ofTest(test) {
     ["time", seconds(test.wall)], ["CPU", seconds(test.cpu)], ["memory", bytes(test.memory)], ["", test.hidden ? "hidden" : ""])];
   if (test.message) parts.push(...section("Message", make("pre", {}, test.message)));
   if (test.feedback) parts.push(...section("Feedback", make("pre", {}, test.feedback)));
-  if (test.expected != null && test.actual != null)
-    parts.push(...section("Expected and actual output", difference(test.expected, test.actual)));
-  else if (test.expected != null) parts.push(...section("Expected output", make("pre", {}, visible(test.expected))));
-  else if (test.actual != null) parts.push(...section("Actual output", make("pre", {}, visible(test.actual))));
-  if (test.input != null) parts.push(...section("Input", make("pre", {}, visible(test.input))));
+  const [input, expected, actual] = [test.input, test.expected, test.actual].map(number => excerpts[number]);
+  if (expected != null && actual != null)
+    parts.push(...section("Expected and actual output", difference(expected, actual)));
+  else if (expected != null) parts.push(...section("Expected output", make("pre", {}, visible(expected))));
+  else if (actual != null) parts.push(...section("Actual output", make("pre", {}, visible(actual))));
+  if (input != null) parts.push(...section("Input", make("pre", {}, visible(input))));
   if (test.cut) parts.push(make("p", { class: "quiet" }, "What is shown here is cut: there was more."));
   return parts;
 }

@@ -8,15 +8,15 @@ on the page as text.
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import IO, Any
 
 from producer.grading.model import Report, SubmissionReport, TestReport, Verdict
-from producer.grading.reports.text import clean, decoded
+from producer.grading.reports.text import clean
 
 _LONGEST = 8000  # characters of each excerpt
+_MUCH, _LITTLE = 8 << 20, 500  # characters of all of them; of each one from there on
 
 
 def write(report: Report, stream: IO[str]) -> None:
@@ -35,19 +35,44 @@ def write(report: Report, stream: IO[str]) -> None:
         "tests": [clean(name) for name in names],
         "words": {verdict.value: verdict.words for verdict in Verdict},
     }
-    # The data are lines: first what all have in common, then each submission.
+    # The data are lines: what all have in common, each submission, and the excerpts that they name.
     stream.write('<script type="application/json" id="data">\n')
     columns = {name: number for number, name in enumerate(names)}
-    for record in (about, *_submissions(report, columns)):
-        stream.write(f"{_inert(record)}\n")
+    excerpts = _Excerpts()
+    stream.write(f"{_inert(about)}\n")
+    for submission in report.submissions:
+        stream.write(f"{_inert(_submission(submission, columns, excerpts))}\n")
+    stream.write(f"{_inert(excerpts.all())}\n")
     stream.write(f"</script>\n<script>{script}</script>\n</body>\n</html>\n")
 
 
-def _submissions(report: Report, columns: dict[str, int]) -> Iterator[dict[str, Any]]:
-    return (_submission(submission, columns) for submission in report.submissions)
+class _Excerpts:
+    """Texts, each once: a test's input and answer are the same in every submission."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+        self._size = 0
+
+    def number(self, content: bytes | None) -> tuple[int | None, bool]:
+        """Give the number of an excerpt, and whether it is cut."""
+        if content is None:
+            return None, False
+        text = content[: 4 * _LONGEST].decode("utf-8", "replace")
+        most = _LONGEST if self._size < _MUCH or text[:_LONGEST] in self._numbers else _LITTLE
+        kept = text[:most]
+        if kept not in self._numbers:
+            self._numbers[kept] = len(self._numbers)
+            self._size += len(kept)
+        return self._numbers[kept], len(kept) < len(text) or len(content) > 4 * _LONGEST
+
+    def all(self) -> list[str]:
+        """Give all texts by their numbers."""
+        return list(self._numbers)
 
 
-def _submission(submission: SubmissionReport, columns: dict[str, int]) -> dict[str, Any]:
+def _submission(
+    submission: SubmissionReport, columns: dict[str, int], excerpts: _Excerpts
+) -> dict[str, Any]:
     return {
         "name": clean(submission.name),
         "verdict": submission.verdict.value,
@@ -60,12 +85,17 @@ def _submission(submission: SubmissionReport, columns: dict[str, int]) -> dict[s
             [clean(group.name), group.verdict.value, group.score, group.max_score]
             for group in submission.groups
         ],
-        "tests": {columns[test.name]: _test(test) for test in submission.tests},
+        "tests": {columns[test.name]: _test(test, excerpts) for test in submission.tests},
     }
 
 
-def _test(test: TestReport) -> dict[str, Any]:
+def _test(test: TestReport, excerpts: _Excerpts) -> dict[str, Any]:
     """Give what is known of a test, and leave out what is not."""
+    texts = {
+        "input": excerpts.number(test.input),
+        "expected": excerpts.number(test.expected),
+        "actual": excerpts.number(test.actual),
+    }
     found = {
         "verdict": test.verdict.value,
         "wall": test.wall_time,
@@ -76,19 +106,14 @@ def _test(test: TestReport) -> dict[str, Any]:
         "hidden": test.hidden,
         "score": test.score,
         "max_score": test.max_score,
-        "input": _excerpt(test.input),
-        "expected": _excerpt(test.expected),
-        "actual": _excerpt(test.actual),
-        "cut": test.cut
-        or any(len(part or b"") > _LONGEST for part in (test.input, test.expected, test.actual)),
+        "cut": test.cut or any(cut for _, cut in texts.values()),
     }
-    return {name: value for name, value in found.items() if value not in (None, "", False)} | {
-        name: "" for name in ("input", "expected", "actual") if found[name] == ""
+    known = {  # 0 is known
+        name: value
+        for name, value in found.items()
+        if value is not None and value is not False and value != ""
     }
-
-
-def _excerpt(content: bytes | None) -> str | None:
-    return decoded(None if content is None else content[:_LONGEST])
+    return known | {name: number for name, (number, _) in texts.items() if number is not None}
 
 
 def _test_names(report: Report) -> list[str]:
@@ -99,7 +124,7 @@ def _test_names(report: Report) -> list[str]:
     return list(names)
 
 
-def _inert(record: dict[str, Any]) -> str:
+def _inert(record: object) -> str:
     """Give JSON that can't end the element it stands in, nor be anything but data there."""
     text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
     for letter in "<>&\u2028\u2029":
