@@ -59,7 +59,7 @@ def submit(
     job = options.make_job(read_stdin=True, **asked)
     if not no_wait:
         options.check_collect(job, out=out, as_json=as_json)
-    with _client(redis_url) as client:
+    with open_client(redis_url) as client:
         if no_wait:
             click.echo(client.submit(job).id)
             return
@@ -85,7 +85,7 @@ def result(
     job_id: str,
 ) -> None:
     """Wait for a submitted job and show its result, as `submit` does."""
-    with _client(redis_url) as client:
+    with open_client(redis_url) as client:
         ended = client.future(job_id).result(timeout)
     ctx.exit(options.report(ended, out=out, as_json=as_json))
 
@@ -96,7 +96,7 @@ def result(
 @click.pass_context
 def cancel(ctx: click.Context, /, *, redis_url: str | None, job_id: str) -> None:
     """Stop a submitted job, queued or running; exits with 1 where it was done already."""
-    with _client(redis_url) as client:
+    with open_client(redis_url) as client:
         if client.cancel(job_id):
             return
     click.echo(f"sandboxed: job {job_id} was done already", err=True)
@@ -104,7 +104,7 @@ def cancel(ctx: click.Context, /, *, redis_url: str | None, job_id: str) -> None
 
 
 @contextmanager
-def _client(redis_url: str | None) -> Iterator[Client]:
+def open_client(redis_url: str | None) -> Iterator[Client]:
     """Give a client whose failures are one line at the shell."""
     try:
         client = Client(redis_url)

@@ -151,9 +151,10 @@ def test_importing_the_producer_loads_no_jail() -> None:
     assert not {"worker"} & {top(name) for name in loaded}
 
 
-def test_submitting_loads_no_jail() -> None:
-    """`sandboxed submit` works where none can be built."""
-    loaded = loaded_by(command("submit", "--help"))
+@pytest.mark.parametrize("word", ["submit", "evaluate"])
+def test_submitting_loads_no_jail(word: str) -> None:
+    """`sandboxed submit` works where none can be built, and so does what sends many jobs."""
+    loaded = loaded_by(command(word, "--help"))
 
     assert "producer.cli" in loaded
     assert {name for name in loaded if top(name) == "sandbox_core"} <= {

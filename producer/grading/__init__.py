@@ -1,0 +1,1 @@
+"""Grading in batches: problem packages, code-model evaluation, reports."""
