@@ -1,0 +1,1 @@
+"""Grading: submissions against the tests of a problem package, each run in a jail."""
