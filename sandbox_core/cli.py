@@ -30,6 +30,7 @@ _COMMANDS = {
     "submit": _Lazy("producer.cli:submit", "Run a script through the queue."),
     "result": _Lazy("producer.cli:result", "Wait for a submitted job and show its result."),
     "cancel": _Lazy("producer.cli:cancel", "Stop a submitted job."),
+    "grade": _Lazy("producer.grading.command:grade", "Judge submissions against a problem's tests."),
     "worker": _Lazy("worker.cli:worker", "Start a worker; Celery's own options pass through."),
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
     "demo": _Lazy("worker.demo:demo", "Run friendly and hostile scripts through a queue."),
@@ -115,8 +116,14 @@ def _end(line: str, code: int) -> NoReturn:
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Run untrusted scripts, each in a fresh jail: on this host, or through a queue."""
+    ctx.obj = _open_local_runner
     if ctx.invoked_subcommand is None:
         ctx.fail(f"name a command: {', '.join(_COMMANDS)}")
+
+
+def _open_local_runner() -> Any:
+    """Open what runs many jobs here, for a command (`ctx.obj`) that may not know of jails itself."""
+    return importlib.import_module("sandbox_core.local").LocalRunner()
 
 
 if __name__ == "__main__":
