@@ -1,4 +1,4 @@
-"""From the verdicts of tests to those of groups and of the submission, and which tests that still takes.
+"""From the verdicts of tests to those of groups and of submissions, and which tests that still takes.
 
 Pure: what a table can test. The legacy grader's modes and flags, and the aggregation of 2025-09.
 """
@@ -37,7 +37,7 @@ def needed(problem: Problem, done: Mapping[str, TestReport], *, everything: bool
     yield from _frontier(problem, problem.root, done)[0]
 
 
-def _frontier(
+def _frontier(  # noqa: C901  # one walk in order, which pieces would hide
     problem: Problem, group: Group, done: Mapping[str, TestReport]
 ) -> tuple[list[Test], bool | None]:
     """Give the next tests of a group, and whether it is accepted: None while that is open."""
@@ -73,7 +73,7 @@ def _frontier(
     return ready, _forgiven(group, done, accepted)
 
 
-def _forgiven(group: Group, done: Mapping[str, TestReport], accepted: bool | None) -> bool | None:
+def _forgiven(group: Group, done: Mapping[str, TestReport], accepted: bool | None) -> bool | None:  # noqa: FBT001  # a third value
     """See a group whose grader accepts what failed as accepted."""
     if accepted is not False or not isinstance(group.rule, LegacyRule):
         return accepted
@@ -159,7 +159,9 @@ def _combined(rule: LegacyRule, scores: list[float]) -> float:
         return 0.0
     if rule.score_mode == "avg":
         return sum(scores) / len(scores)
-    return {"sum": sum, "min": min, "max": max}[rule.score_mode](scores)
+    if rule.score_mode == "sum":
+        return sum(scores)
+    return min(scores) if rule.score_mode == "min" else max(scores)
 
 
 def _legacy(group: Group, rule: LegacyRule, done: Mapping[str, TestReport]) -> Outcome:

@@ -21,7 +21,6 @@ from producer.grading.loading import load_problem
 from producer.grading.model import Report, Verdict
 from producer.grading.package_files import PackageError
 from producer.grading.problem import Problem, Submission
-from producer.grading.programs import BadProgram, load_program
 from producer.grading.progress import showing
 from producer.grading.report_json import report_to_json
 from producer.grading.sources import NoSuchSubmission, find_submissions
@@ -135,8 +134,7 @@ def grade(
     if local and redis_url:
         raise click.UsageError("--local needs no queue: leave out --redis")
     try:
-        with load_problem(problem) as read:
-            chosen = _with_validator(read, validator)
+        with load_problem(problem, validator=validator) as chosen:
             named = find_submissions(chosen, submissions, runtime)
             if not named:
                 raise click.UsageError(f"{problem} has no submissions of its own: name some")
@@ -159,19 +157,6 @@ def _check_targets(targets: dict[str, str | None]) -> None:
     for name, target in targets.items():
         if target not in (None, "-") and not Path(target).absolute().parent.is_dir():
             raise click.UsageError(f"--{name}: there is no folder for {target}")
-
-
-def _with_validator(problem: Problem, validator: str | None) -> Problem:
-    if validator is None:
-        return problem
-    if validator == "default":
-        problem.validators = ()
-        return problem
-    try:
-        problem.validators = (load_program(Path(validator)),)
-    except BadProgram as error:
-        raise click.UsageError(f"--validator: {error}") from None
-    return problem
 
 
 def _grade(  # noqa: PLR0917  # what the command was given

@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 # White space is what C's isspace says; bytes.split() without arguments splits on just these, too.
 _TOKEN = re.compile(rb"[^ \t\n\v\f\r]+")
@@ -73,8 +74,7 @@ def check_flags(flags: Sequence[str]) -> None:
 
 
 def _rules(flags: Sequence[str]) -> _Rules:
-    given: dict[str, bool] = {}
-    tolerances: dict[str, float] = {}
+    given: dict[str, Any] = {}
     left = iter(flags)
     for flag in left:
         if flag in ("case_sensitive", "space_change_sensitive"):
@@ -85,12 +85,12 @@ def _rules(flags: Sequence[str]) -> _Rules:
             if epsilon is None:
                 raise UnknownFlag(f"{flag}: expected a number after it, got {value!r}")
             if flag != "float_relative_tolerance":
-                tolerances["absolute"] = epsilon
+                given["absolute"] = epsilon
             if flag != "float_absolute_tolerance":
-                tolerances["relative"] = epsilon
+                given["relative"] = epsilon
         else:
             raise UnknownFlag(f"the default validator has no flag {flag!r}")
-    return _Rules(**given, **tolerances)
+    return _Rules(**given)
 
 
 def _first_difference(answer: bytes, output: bytes, rules: _Rules) -> Comparison | None:

@@ -6,11 +6,11 @@ ahead of their results. So a dispatcher takes tasks as they come up and gives ba
 
 import contextlib
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from producer.client import Client
 from producer.future import Future
@@ -79,7 +79,7 @@ class QueueDispatcher:
         futures = self._client.submit_all(task.job for _, task in tasks)
         for future, (number, _) in zip(futures, tasks, strict=True):
             self._flying[future] = number
-            future.add_done_callback(self._landed.put)
+            future.add_done_callback(cast("Callable[[object], None]", self._landed.put))
 
     def wait(self) -> list[tuple[int, Ended]]:
         """Give what has ended; `TimeoutError` where nothing does within the client's patience."""

@@ -272,9 +272,8 @@ def _holds(demand: Demand, ran: list[TestReport], score: float | None) -> bool:
         return False
     if demand.required is not None and not set(verdicts) & demand.required:
         return False
-    if demand.score is not None and not demand.where:
-        if score is None or not _within(score, demand.score):
-            return False
+    if demand.score and not demand.where and (score is None or not _within(score, demand.score)):
+        return False
     return not demand.message or any(demand.message in test.message for test in tests)
 
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from producer.grading.dispatch import Dispatcher, Ended, Task
 from producer.grading.judging import Terms
@@ -50,6 +50,8 @@ class SubmissionDone:
 
 
 Event = TimeLimitSet | TestDone | SubmissionDone
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def report_of(problem: Problem, told: Iterable[Event], see: Callable[[Event], No
     return Report(problem.name, tuple(done[place] for place in sorted(done)), limit)
 
 
-def _drive(steps: Generator[Task, Ended, Any], dispatcher: Dispatcher) -> Iterator[Any]:
+def _drive(
+    steps: Generator[Task, Ended, _Value], dispatcher: Dispatcher
+) -> Generator[Event, None, _Value]:
     """Take the tasks of one generator, one after another, and give what it returns."""
     yield from ()
     try:
@@ -110,10 +114,13 @@ def _drive(steps: Generator[Task, Ended, Any], dispatcher: Dispatcher) -> Iterat
             dispatcher.start([(0, task)])
             task = steps.send(dispatcher.wait()[0][1])
     except StopIteration as stopped:
-        return stopped.value
+        value: _Value = stopped.value
+        return value
 
 
-def _time_limit(problem: Problem, dispatcher: Dispatcher, asked: Asked) -> Iterator[Any]:
+def _time_limit(
+    problem: Problem, dispatcher: Dispatcher, asked: Asked
+) -> Generator[Event, None, float]:
     """Find the time limit: given, the package's, or made from its accepted submissions."""
     known = asked.limits.get("wall_time") or problem.time_limit
     if known is None and asked.state is not None:

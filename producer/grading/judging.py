@@ -33,7 +33,7 @@ _FEEDBACK = "feedback_dir/"
 _VALIDATOR_MEMORY = 512 * MIB
 _DEFAULT_OUTPUT = 8 * MIB
 _DEFAULT_MEMORY = 256 * MIB
-#: Seconds that a validator has beyond the submission, so that the one that hangs is the one that is met.
+#: Seconds that a validator has beyond the submission, so that it sees the end of one that hangs.
 _LONGER = 2.0
 
 Steps = Generator[Task, Ended, TestReport]
@@ -194,7 +194,7 @@ class _Judge:
         if result.memory is not None:
             self._memory = max(self._memory or 0, result.memory)
 
-    def _failed(self, result: Result) -> _Word | None:
+    def _failed(self, result: Result) -> _Word | None:  # noqa: PLR0911  # a table in its order
         """Give the verdict of a submission that did not end well; None for one that did."""
         if result.status in (Status.INVALID_JOB, Status.INTERNAL_ERROR, Status.CANCELLED):
             return _Word(Verdict.JE, result.error or f"the job was {result.status}")
@@ -249,7 +249,7 @@ class _Judge:
             collect=(f"{_FEEDBACK}*",),
         )
 
-    def _said(self, validator: Program, result: Result) -> _Word:
+    def _said(self, validator: Program, result: Result) -> _Word:  # noqa: PLR0911  # as above
         """Read a validator's exit code and feedback; whatever is not as it should be is its error."""
         feedback = {
             path: content for path, content in result.files.items() if path != f"{_FEEDBACK}.keep"

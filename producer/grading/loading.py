@@ -19,14 +19,18 @@ from producer.grading.testdata import read_plain, read_root
 _INCLUDES = ("default", "python", "python3")
 
 
-def load_problem(problem: str | os.PathLike[str]) -> Problem:
+def load_problem(
+    problem: str | os.PathLike[str], *, validator: str | os.PathLike[str] | None = None
+) -> Problem:
     """Read the problem at a path and check it; `PackageError` says what is wrong with it.
 
-    Close it, or use it in `with`: what came in an archive is unpacked meanwhile.
+    `validator` names an output validator to use in place of the package's, which may be of a kind
+    that nothing here runs; "default" is the default validator. Close the problem, or use it in `with`:
+    what came in an archive is unpacked meanwhile.
     """
     folder, unpacked = find_folder(problem)
     try:
-        loaded = _load(folder, Path(problem))
+        loaded = _load(folder, Path(problem), validator)
     except BaseException:
         if unpacked is not None:
             Problem("", folder, Metadata(""), None, unpacked=unpacked).close()  # type: ignore[arg-type]
@@ -37,7 +41,7 @@ def load_problem(problem: str | os.PathLike[str]) -> Problem:
     return replace(loaded, unpacked=unpacked)
 
 
-def _load(folder: Path, named: Path) -> Problem:
+def _load(folder: Path, named: Path, validator: str | os.PathLike[str] | None) -> Problem:
     name = named.resolve().stem if named.is_file() else folder.resolve().name
     functions = _function_tests(folder)
     if not (folder / "problem.yaml").is_file():
@@ -47,6 +51,7 @@ def _load(folder: Path, named: Path) -> Problem:
             folder,
             metadata,
             read_plain(folder, optional=functions is not None),
+            validators=_chosen(validator) if validator else (),
             time_limit=_timelimit_file(folder),
             plain=True,
             functions=functions,
@@ -55,7 +60,7 @@ def _load(folder: Path, named: Path) -> Problem:
     if folder.name == "problem.yaml" or not metadata.name:
         metadata = replace(metadata, name=name)
     root = read_root(folder, metadata, optional=functions is not None)
-    validators = _validators(folder, metadata)
+    validators = _chosen(validator) if validator else _validators(folder, metadata)
     if not validators:
         for test in root.tests():
             try:
@@ -87,6 +92,15 @@ def _timelimit_file(folder: Path) -> float | None:
     if value <= 0:
         raise PackageError(f"{path}: expected a number of seconds above 0")
     return value
+
+
+def _chosen(validator: str | os.PathLike[str]) -> tuple[Program, ...]:
+    if os.fspath(validator) == "default":
+        return ()
+    try:
+        return (load_program(Path(validator)),)
+    except BadProgram as error:
+        raise PackageError(str(error)) from None
 
 
 def _validators(folder: Path, metadata: Metadata) -> tuple[Program, ...]:

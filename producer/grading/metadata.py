@@ -91,7 +91,7 @@ def read_metadata(path: Path) -> Metadata:
     limits = _mapping(path, "limits", given.get("limits"))
     _known(path, "limits.", limits, _LEGACY_LIMITS if legacy else _NEW_LIMITS)
     types = _types(path, given.get("type", "pass-fail"), legacy=legacy)
-    common = {
+    common: dict[str, Any] = {
         "name": _name(given.get("name"), path.resolve().parent.name),
         "legacy": legacy,
         "old_groups": version in _OLD_GROUPS,

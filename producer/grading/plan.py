@@ -84,14 +84,14 @@ class PackagePlan:
         score = whole.score if scored else None
         if self.problem.metadata.scoring and whole.verdict is not Verdict.AC:
             score = 0.0
-        met = _met(submission.expected, whole.verdict, score, self._best, tests)
+        as_said = met(submission.expected, whole.verdict, score, self._best, tests)
         return SubmissionReport(
             submission.name,
             whole.verdict,
             score,
             self._best,
             submission.expected.verdicts if submission.expected else None,
-            met,
+            as_said,
             tests,
             groups=groups,
             message=next((test.message for test in tests if test.verdict is whole.verdict), "")
@@ -105,18 +105,21 @@ def refused(
 ) -> SubmissionReport:
     """Give the report of a submission of which no test could run."""
     score = None if best is None else 0.0
-    met = _met(submission.expected, verdict, score, best, ())
+    as_said = met(submission.expected, verdict, score, best, ())
     expected = submission.expected.verdicts if submission.expected else None
-    return SubmissionReport(submission.name, verdict, score, best, expected, met, (), message=message)
+    return SubmissionReport(
+        submission.name, verdict, score, best, expected, as_said, (), message=message
+    )
 
 
-def _met(
+def met(
     expected: Expected | None,
     verdict: Verdict,
     score: float | None,
     best: float | None,
     tests: tuple[TestReport, ...],
 ) -> bool | None:
+    """Say whether a submission came out as expected; None where nothing is."""
     return None if expected is None else as_expected(expected, verdict, score, best, tests)
 
 

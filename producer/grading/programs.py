@@ -6,6 +6,7 @@ is wrong with it is for the jail to find out, except that there may be nothing t
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -126,6 +127,8 @@ def load_program(
     if started not in files:
         raise BadProgram(f"{called}: has no file {started}")
     chosen = runtime or ("sh" if started == "run" else RUNTIMES.get(Path(started).suffix))
+    if chosen in _PYTHON and re.match(rb"#!.*python2", files[started]):
+        raise BadProgram(f"{called}: nothing here runs Python 2")
     if chosen is None:
         raise BadProgram(f"{called}: nothing here runs {Path(started).suffix or 'such'} programs")
     return Program(called, files, started, chosen)

@@ -1,4 +1,4 @@
-"""The test data of a package: `data/sample` and `data/secret`, their groups, and how those are judged."""
+"""The test data of a package: `data/sample` and `data/secret`, and how their groups are judged."""
 
 import math
 from collections.abc import Mapping
@@ -61,10 +61,7 @@ def _plain_group(folder: Path, name: str, depth: int) -> Group:
 def read_root(folder: Path, metadata: Metadata, *, optional: bool) -> Group:
     """Read the data of a package; `PackageError` for what the format does not allow."""
     data = folder / "data"
-    if metadata.old_groups:
-        root = _legacy_root(data, metadata)
-    else:
-        root = _new_root(data, metadata)
+    root = _legacy_root(data, metadata) if metadata.old_groups else _new_root(data, metadata)
     if not optional and not any(root.tests()):
         raise PackageError(f"{data / 'secret'}: there are no tests")
     return root
