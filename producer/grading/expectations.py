@@ -74,13 +74,13 @@ def submissions_of(folder: Path, metadata: Metadata) -> tuple[tuple[Submission, 
             name = f"{kind.name}/{path.name}"
             matching = [(glob, rule) for glob, rule in rules.items() if _matches(name, glob)]
             expected = _expected(root, kind.name, matching, metadata)
-            if expected is None:
-                notes.append(f"{path}: nothing says what submissions/{kind.name} should come out as")
             submission = _submission(path, name, matching, metadata, expected)
             if submission.program is None and submission.answers is None:
-                notes.append(f"{path}: left out: {submission.problem}")
-            else:
-                found.append(submission)
+                notes.append(f"{path}: left out: {submission.problem.removeprefix(f'{name}: ')}")
+                continue
+            found.append(submission)
+            if submission.expected is None:
+                notes.append(f"{path}: nothing says what submissions/{kind.name} should come out as")
     return tuple(found), tuple(notes)
 
 

@@ -12,7 +12,7 @@ from producer.grading.compare import UnknownFlag, check_flags
 from producer.grading.expectations import submissions_of
 from producer.grading.metadata import Metadata, number, read_metadata
 from producer.grading.package_files import PackageError, entries, fill_in_bytes, find_folder, read
-from producer.grading.problem import FunctionTests, Problem
+from producer.grading.problem import FunctionTests, Group, Problem
 from producer.grading.programs import BadProgram, Program, load_program
 from producer.grading.testdata import read_plain, read_root
 
@@ -41,25 +41,34 @@ def load_problem(
     return replace(loaded, unpacked=unpacked)
 
 
+def _refuse_both(folder: Path, root: Group) -> None:
+    """Refuse tests of both kinds, of which one would not be run."""
+    if any(root.tests()):
+        raise PackageError(f"{folder / 'tests.py'}: stands beside tests of inputs and answers")
+
+
 def _load(folder: Path, named: Path, validator: str | os.PathLike[str] | None) -> Problem:
     name = named.resolve().stem if named.is_file() else folder.resolve().name
     functions = _function_tests(folder)
     if not (folder / "problem.yaml").is_file():
         metadata = Metadata(name)
+        root = read_plain(folder, optional=functions is not None)
+        if functions is not None:
+            _refuse_both(folder, root)
         return Problem(
             name,
             folder,
             metadata,
-            read_plain(folder, optional=functions is not None),
+            root,
             validators=_chosen(validator) if validator else (),
             time_limit=_timelimit_file(folder),
             plain=True,
             functions=functions,
         )
     metadata = read_metadata(folder / "problem.yaml")
-    if folder.name == "problem.yaml" or not metadata.name:
-        metadata = replace(metadata, name=name)
     root = read_root(folder, metadata, optional=functions is not None)
+    if functions is not None:
+        _refuse_both(folder, root)
     validators = _chosen(validator) if validator else _validators(folder, metadata)
     if not validators:
         for test in root.tests():

@@ -75,9 +75,14 @@ def _is_program(folder: Path) -> bool:
     if any(found.name in _MAINS for found in files):
         return True
     programs = [found for found in files if found.suffix in RUNTIMES]
-    if len(programs) == 1:
+    folders = [
+        found
+        for found in entries(folder)
+        if found.is_dir() and any(inner.suffix in RUNTIMES for inner in found.rglob("*"))
+    ]
+    if len(programs) == 1 and not folders:
         return True
-    modules = "|".join(re.escape(found.stem) for found in programs)
+    modules = "|".join(re.escape(found.stem) for found in (*programs, *folders))
     pattern = re.compile(rf"^\s*(?:from|import)\s+(?:{modules})\b".encode(), re.MULTILINE)
     return bool(modules) and any(pattern.search(_start(found)) for found in programs)
 
