@@ -57,7 +57,8 @@ class State:
                     elif "note" in record:
                         self._notes[record["note"]] = record["value"]
                     else:
-                        self._done[record.pop("of"), record["name"]] = _test(record)
+                        digest = record.pop("of")
+                        self._done[digest, record["name"]] = _test(record)
                 except StateError:
                     raise
                 except (ValueError, KeyError, TypeError, AttributeError):
