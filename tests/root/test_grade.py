@@ -426,7 +426,7 @@ def test_check_tells_what_is_not_as_expected(tmp_path: Path) -> None:
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     """And what was done is in the state."""
-    problem = tree(tmp_path / "p", **{"1_in": "", "1_ans": "", "2_in": "", "2_ans": ""})
+    problem = tree(tmp_path / "p", **{"1_in": "", "1_ans": ""})
     tree(tmp_path / "s", a_py="pass", b_py="import time; time.sleep(50)")
     state = tmp_path / "state"
     words = ["--local", "--wall-time", "50", "--state", state, problem, tmp_path / "s"]
