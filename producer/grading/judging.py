@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 
 from producer.grading.aggregate import find, new_max_score
-from producer.grading.compare import UnknownFlag, compare
+from producer.grading.comparison import UnknownFlag, compare
 from producer.grading.dispatch import Ended, Task
 from producer.grading.model import TestReport, Verdict
 from producer.grading.problem import Problem, Rule, Submission, Test

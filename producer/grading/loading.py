@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from producer.grading.compare import UnknownFlag, check_flags
+from producer.grading.comparison import UnknownFlag, check_flags
 from producer.grading.expectations import submissions_of
 from producer.grading.metadata import Metadata, number, read_metadata
 from producer.grading.package_files import PackageError, entries, fill_in_bytes, find_folder, read

@@ -18,8 +18,18 @@ PACKAGES = Path(__file__).parents[1] / "data" / "packages"
     ("package", "scores"),
     [
         ("odd", {"accepted/all.py": 100, "partially_accepted/three.py": 40, "wrong_answer/none.py": 0}),
-        ("near", {"accepted/above.py": 100, "partially_accepted/below.py": 70, "wrong_answer/same.py": 0}),
-        ("twice", {"accepted/reverse.py": None, "wrong_answer/keeps.py": None, "wrong_answer/shouts.py": None}),
+        (
+            "near",
+            {"accepted/above.py": 100, "partially_accepted/below.py": 70, "wrong_answer/same.py": 0},
+        ),
+        (
+            "twice",
+            {
+                "accepted/reverse.py": None,
+                "wrong_answer/keeps.py": None,
+                "wrong_answer/shouts.py": None,
+            },
+        ),
     ],
 )
 def test_a_package_is_graded_through_the_queue(

@@ -15,7 +15,8 @@ from producer.grading.problem import Demand, Expected, Group, LegacyRule, Proble
 def group(name: str, rule: LegacyRule | Rule, *items: Any) -> Group:
     """Make a group; a str is a test of that name."""
     made = (
-        Test(f"{name}/{item}", name, Path(), Path()) if isinstance(item, str) else item for item in items
+        Test(f"{name}/{item}", name, Path(), Path()) if isinstance(item, str) else item
+        for item in items
     )
     return Group(name, tuple(made), rule)
 
@@ -144,9 +145,24 @@ def test_a_new_problem_that_is_passed_or_failed_stops_at_the_first_failure() -> 
         (Expected((Verdict.AC,)), ("AC",), "AC", True),
         (Expected((Verdict.AC,)), ("WA",), "WA", False),
         (Expected((Verdict.RTE,)), ("MLE",), "MLE", True),
-        (Expected((Verdict.WA,), (Demand(required=frozenset({Verdict.WA})),)), ("AC", "WA"), "WA", True),
-        (Expected((Verdict.WA,), (Demand(permitted=frozenset({Verdict.AC})),)), ("AC", "WA"), "WA", False),
-        (Expected((Verdict.WA,), (Demand(required=frozenset({Verdict.WA})),)), ("AC", "JE"), "JE", False),
+        (
+            Expected((Verdict.WA,), (Demand(required=frozenset({Verdict.WA})),)),
+            ("AC", "WA"),
+            "WA",
+            True,
+        ),
+        (
+            Expected((Verdict.WA,), (Demand(permitted=frozenset({Verdict.AC})),)),
+            ("AC", "WA"),
+            "WA",
+            False,
+        ),
+        (
+            Expected((Verdict.WA,), (Demand(required=frozenset({Verdict.WA})),)),
+            ("AC", "JE"),
+            "JE",
+            False,
+        ),
         (Expected((Verdict.CE,)), (), "CE", True),
         (Expected((Verdict.WA,), (Demand(required=frozenset({Verdict.WA})),)), (), "CE", False),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.grading.compare import UnknownFlag, compare
+from producer.grading.comparison import UnknownFlag, compare
 
 GOLDEN = sorted(
     path
