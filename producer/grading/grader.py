@@ -52,6 +52,8 @@ class SubmissionDone:
 Event = TimeLimitSet | TestDone | SubmissionDone
 
 _Value = TypeVar("_Value")
+#: Tests that have run before, by the digest of the submission.
+_Known = dict[str, dict[str, TestReport]]
 
 
 @dataclass(frozen=True)
@@ -76,16 +78,16 @@ def events(
             tests = yield from _drive(collected(problem.functions, terms), dispatcher)
             yield TimeLimitSet(limit, measured=False)
             plan: Plan = FunctionPlan(problem, tests, terms)
-            yield from _Grading(plan, dispatcher, asked, None).run(submissions)
+            yield from _Grading(plan, dispatcher, asked, {}).run(submissions)
             return
-        limit = yield from _time_limit(problem, dispatcher, asked)
+        limit, known = yield from _time_limit(problem, dispatcher, asked)
         everything = asked.everything
         named = list(submissions)
         # Its demands are of all tests, so each of them can change whether it came out as expected.
         if not problem.metadata.old_groups and any(one.expected for one in named):
             everything = True
         plan = PackagePlan(problem, Terms(limit, asked.limits), everything)
-        yield from _Grading(plan, dispatcher, asked, problem).run(named)
+        yield from _Grading(plan, dispatcher, asked, known).run(named)
     finally:
         dispatcher.close()
 
@@ -120,31 +122,38 @@ def _drive(
 
 def _time_limit(
     problem: Problem, dispatcher: Dispatcher, asked: Asked
-) -> Generator[Event, None, float]:
-    """Find the time limit: given, the package's, or made from its accepted submissions."""
-    known = asked.limits.get("wall_time") or problem.time_limit
-    if known is None and asked.state is not None:
-        known = asked.state.note("time limit")
+) -> Generator[Event, None, tuple[float, _Known]]:
+    """Find the time limit: given, the package's, or made from its accepted submissions.
+
+    With it come the tests of those that were accepted, which any such limit accepts, too.
+    """
+    given = asked.limits.get("wall_time") or problem.time_limit
+    if given is None and asked.state is not None:
+        given = asked.state.note("time limit")
     accepted = [
         one
         for one in problem.submissions
         if one.expected and one.expected.for_time_limit and one.program is not None
     ]
-    if known is not None or not accepted:
-        limit = float(known or DEFAULT_TIME_LIMIT)
+    if given is not None or not accepted:
+        limit = float(given or DEFAULT_TIME_LIMIT)
         yield TimeLimitSet(limit, measured=False)
-        return limit
+        return limit, {}
     terms = Terms(_MEASURING, {**asked.limits, "wall_time": _MEASURING}, measuring=True)
     plan = PackagePlan(problem, terms, everything=True)
     slowest = 0.0
-    for event in _Grading(plan, dispatcher, replace(asked, state=None), problem).run(accepted):
-        if isinstance(event, TestDone):
-            slowest = max(slowest, event.report.wall_time or 0.0)
+    known: _Known = {}
+    for event in _Grading(plan, dispatcher, replace(asked, state=None), {}).run(accepted):
+        if isinstance(event, SubmissionDone):
+            tests = {test.name: test for test in event.report.tests}
+            slowest = max([slowest, *(test.wall_time or 0.0 for test in tests.values())])
+            if all(test.verdict is Verdict.AC for test in tests.values()) and tests:
+                known[accepted[event.place].digest] = tests
     limit = time_limit_from(problem, slowest)
     if asked.state is not None:
         asked.state.take_note("time limit", limit)
     yield TimeLimitSet(limit, measured=True)
-    return limit
+    return limit, known
 
 
 class _Run:
@@ -173,13 +182,11 @@ class _Flight:
 class _Grading:
     """Submissions on their way, all by one plan."""
 
-    def __init__(
-        self, plan: Plan, dispatcher: Dispatcher, asked: Asked, problem: Problem | None
-    ) -> None:
+    def __init__(self, plan: Plan, dispatcher: Dispatcher, asked: Asked, known: _Known) -> None:
         self._plan = plan
         self._dispatcher = dispatcher
         self._state = asked.state
-        self._problem = problem
+        self._known = known
         self._runs: deque[_Run] = deque()
         self._flights: dict[int, _Flight] = {}
         self._numbers = iter(range(1 << 62))
@@ -238,8 +245,8 @@ class _Grading:
         if submission.problem:
             self._end(place, self._refused(submission, Verdict.CE, submission.problem))
             return 0
-        done = self._state.done(submission.digest) if self._state else {}
-        run = _Run(place, submission, done)
+        run = _Run(place, submission, self._done_before(submission.digest))
+        done = run.done
         for report in sorted(done.values(), key=lambda report: self._plan.order(report.name)):
             self._told.append(TestDone(submission.name, report))
         self._runs.append(run)
@@ -248,13 +255,25 @@ class _Grading:
             self._runs.remove(run)
             self._end(place, self._refused(submission, Verdict.CE, prepared))
             return 0
-        if prepared is not None or submission.program is None:
+        if prepared is not None or done or submission.program is None:
             run.prepared = True
             self._settle(run)
             return self._begin_tests(run, room)
         before = len(self._ready)
         self._launch(_Flight(run, compiled(submission.program), None))
         return len(self._ready) - before
+
+    def _done_before(self, digest: str) -> dict[str, TestReport]:
+        """Give the tests of a submission that need not run: from the state, or from measuring."""
+        done = self._state.done(digest) if self._state else {}
+        known = dict(self._known.get(digest, {}))
+        if not known or done:
+            return done
+        if self._state is not None:
+            self._state.take_note(f"prepared {digest}", "")
+            for report in known.values():
+                self._state.add(digest, report)
+        return known
 
     def _begin_tests(self, run: _Run, room: int) -> int:
         if not run.prepared:

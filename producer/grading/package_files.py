@@ -55,7 +55,7 @@ def _unpack(archive: Path, into: Path) -> Path:
             left = MAX_UNPACKED
             for member in members:
                 left = _unpack_one(archive, opened_zip, member, into, left)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
         raise PackageError(f"{archive}: a zip that can't be read: {error}") from None
     check_links(into)
     inside = [path for path in into.iterdir() if _NAME.fullmatch(path.name)]
@@ -128,6 +128,8 @@ def check_links(root: Path) -> None:
                     raise PackageError(f"{path}: a link to nothing") from None
                 if not landing.is_relative_to(real):
                     raise PackageError(f"{path}: a link that leaves the package")
+                if path.parent.resolve().is_relative_to(landing):
+                    raise PackageError(f"{path}: a link to a folder that it is in")
             mode = path.stat().st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
                 raise PackageError(f"{path}: neither a file nor a folder")

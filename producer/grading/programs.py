@@ -113,6 +113,8 @@ def load_program(
             check_links(path)
             files = {os.fspath(found.relative_to(path)): found.read_bytes() for found in _walk(path)}
         else:
+            if not path.is_file():
+                raise BadProgram(f"{called}: neither a file nor a folder")
             if path.stat().st_size > _MOST_BYTES:
                 raise BadProgram(f"{called}: more than {_MOST_BYTES} bytes")
             files = {path.name: path.read_bytes()}
