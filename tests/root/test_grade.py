@@ -146,7 +146,7 @@ def test_a_group_stops_at_its_first_failure_unless_all_is_asked_for(grade: Grade
         ("import os; os.kill(os.getpid(), 11)", "RTE", "SIGSEGV"),
         ("import os; os.kill(os.getpid(), 9)", "RTE", "SIGKILL"),
         ("print('3' * (9 << 20))", "OLE", "bytes of output"),
-        ("x = bytearray(600 << 20)", "MLE", "256 MiB"),
+        ("x = bytearray(600 << 20)", "MLE", "64 MiB"),
         ("while True: pass", "TLE", "more than 1 s"),
         ("import time; time.sleep(60)", "TLE", "more than 1 s"),
         ("import sys; sys.exit(42)", "RTE", "exit code 42"),
@@ -162,7 +162,8 @@ def test_a_submission_gets_its_verdict(
     problem = tree(tmp_path / "p", **{"1_in": "1 2\n", "1_ans": "3\n"})
     (tmp_path / "it.py").write_text(source)
 
-    found = only(grade(problem, tmp_path / "it.py", limits={"wall_time": 1.0}))
+    limits = {"wall_time": 1.0 if verdict == "TLE" else 5.0, "memory": 64 << 20}
+    found = only(grade(problem, tmp_path / "it.py", limits=limits))
 
     assert found.verdict.value == verdict, found
     assert why in found.message
@@ -262,7 +263,7 @@ def test_a_function_test_can_not_be_forged(grade: Grade, tmp_path: Path, name: s
     problem = tree(tmp_path / "p", tests_py=FUNCTIONS)
     (tmp_path / "it.py").write_text(FORGED[name])
 
-    found = only(grade(problem, tmp_path / "it.py", limits={"wall_time": 2.0}))
+    found = only(grade(problem, tmp_path / "it.py", limits={"wall_time": 5.0}))
 
     assert found.max_score == 3
     assert [test.hidden for test in found.tests] == [False, True]
