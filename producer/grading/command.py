@@ -18,7 +18,7 @@ from producer.grading.dispatch import Dispatcher, Jails, LocalDispatcher, NoPair
 from producer.grading.grader import Asked, events, report_of
 from producer.grading.grading import key
 from producer.grading.loading import load_problem
-from producer.grading.model import Report, Verdict
+from producer.grading.model import Report, SubmissionReport, Verdict
 from producer.grading.package_files import PackageError
 from producer.grading.problem import Problem, Submission
 from producer.grading.progress import showing
@@ -145,8 +145,13 @@ def grade(
         raise click.UsageError(str(error)) from None
     except StateError as error:
         raise click.UsageError(f"--state: {error}") from None
-    except PackageError as error:
-        raise _Broken(str(error)) from None
+    except click.UsageError:
+        raise
+    except Exception as error:
+        _write_failure(problem, targets["gradescope"], str(error))
+        if isinstance(error, PackageError):
+            raise _Broken(str(error)) from None
+        raise
     _write(report, targets, student=audience == "student")
     ctx.exit(_exit_code(report, check=check))
 
@@ -214,6 +219,13 @@ def _write(report: Report, targets: dict[str, str | None], *, student: bool) -> 
                     _write_one(report, name, stream, student=student)
         except OSError as error:
             raise _Failure(f"can't write {target}: {error.strerror}") from None
+
+
+def _write_failure(problem: str, target: str | None, why: str) -> None:
+    """Write the report that Gradescope waits for, whatever has happened."""
+    if target is not None:
+        failed = SubmissionReport(problem, Verdict.JE, 0.0, None, None, None, (), message=why)
+        _write(Report(problem, (failed,)), {"gradescope": target}, student=True)
 
 
 def _write_one(report: Report, name: str, stream: IO[str], *, student: bool) -> None:

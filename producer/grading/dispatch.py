@@ -46,6 +46,11 @@ class Dispatcher(Protocol):
         """How many tasks to keep under way, so that nothing that could run stands idle."""
         ...
 
+    @property
+    def pairs(self) -> bool:
+        """Whether it can run two jobs that talk with each other."""
+        ...
+
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Have tasks run, each under a number of the caller's."""
         ...
@@ -64,7 +69,13 @@ class NoPairs(RuntimeError):
 
 
 class QueueDispatcher:
-    """Through the queue, by a client that stays the caller's."""
+    """Through the queue, by a client that stays the caller's.
+
+    Not two jobs that talk with each other: a queue hands out one at a time, so that each could wait
+    in vain for the other.
+    """
+
+    pairs = False
 
     def __init__(self, client: Client, width: int = 128) -> None:
         self._client = client
@@ -74,8 +85,6 @@ class QueueDispatcher:
 
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Put tasks in the queue, all in one round trip."""
-        if any(task.partner for _, task in tasks):
-            raise NoPairs("submission and validator have to run at the same time: grade with --local")
         futures = self._client.submit_all(task.job for _, task in tasks)
         for future, (number, _) in zip(futures, tasks, strict=True):
             self._flying[future] = number
@@ -129,6 +138,8 @@ class Jails(Protocol):
 
 class LocalDispatcher:
     """In jails on this host, which stay the caller's."""
+
+    pairs = True
 
     def __init__(self, jails: Jails) -> None:
         self._jails = jails

@@ -120,6 +120,11 @@ class FunctionPlan:
         assert self.problem.functions is not None
         assert submission.program is not None
         program = submission.program.including(self.problem.include)
+        if not program.python:
+            why = f"{program.main}: function tests import a program of Python"
+            return TestReport(
+                test.name, "", Verdict.CE, None, None, None, why, test.hidden, max_score=test.points
+            )
         check = _check(self.problem.functions, (test.name,), self.terms.time_limit + _LONGER)
         ended = yield Task(_served(program, self.terms), check)
         assert ended.partner is not None

@@ -86,7 +86,8 @@ def line(report: SubmissionReport, width: int) -> str:
     why = ""
     if report.verdict is not Verdict.AC and report.as_expected is not True:
         first = report.message.strip().splitlines()
-        why = first[0][:80] if first else ""
+        # It may be the submission's own words, which have nothing to say to a terminal.
+        why = "".join(one if one.isprintable() else "?" for one in first[0][:80]) if first else ""
     name = (
         report.name.encode("unicode_escape").decode("ascii")
         if not report.name.isprintable()
