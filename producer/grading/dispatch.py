@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from producer import chunks
 from producer.client import Client
 from producer.future import Future
 from sandbox_core import Job, Result
@@ -44,6 +45,11 @@ class Dispatcher(Protocol):
     @property
     def width(self) -> int:
         """How many tasks to keep under way, so that nothing that could run stands idle."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many tasks it likes to be given at once, while others are under way."""
         ...
 
     @property
@@ -82,10 +88,12 @@ class QueueDispatcher:
         self._landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._flying: dict[Future, int] = {}
         self.width = width
+        self.batch = chunks.size(width)  # what then goes out in one message
 
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Put tasks in the queue, all in one round trip."""
-        futures = self._client.submit_all(task.job for _, task in tasks)
+        together = chunks.size(len(self._flying) + len(tasks))
+        futures = self._client.submit_chunks((task.job for _, task in tasks), together)
         for future, (number, _) in zip(futures, tasks, strict=True):
             self._flying[future] = number
             future.add_done_callback(cast("Callable[[object], None]", self._landed.put))
@@ -140,6 +148,7 @@ class LocalDispatcher:
     """In jails on this host, which stay the caller's."""
 
     pairs = True
+    batch = 1
 
     def __init__(self, jails: Jails) -> None:
         self._jails = jails

@@ -203,7 +203,8 @@ class _Grading:
         while True:
             more = self._fill(coming)
             yield from self._tell()
-            if self._ready:
+            few = len(self._ready) < self._dispatcher.batch
+            if self._ready and not (few and self._under_way > self._dispatcher.width // 2):
                 self._dispatcher.start(self._ready)
                 self._under_way += len(self._ready)
                 self._ready = []
