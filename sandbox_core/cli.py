@@ -34,6 +34,7 @@ _COMMANDS = {
     "result": _Lazy("producer.cli:result", "Wait for a submitted job and show its result."),
     "cancel": _Lazy("producer.cli:cancel", "Stop a submitted job."),
     "evaluate": _Lazy("producer.grading.cli:evaluate", "Judge a code model's samples: pass@k."),
+    "grade": _Lazy("producer.grading.command:grade", "Judge submissions against a problem's tests."),
     "worker": _Lazy("worker.cli:worker", "Start a worker; Celery's own options pass through."),
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
     "demo": _Lazy("worker.demo:demo", "Run friendly and hostile scripts through a queue."),

@@ -10,6 +10,7 @@ from typing import Self
 
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Result, Status
+from sandbox_core.pairs import run_pair
 from sandbox_core.sandbox import Cancel, Sandbox
 
 
@@ -22,6 +23,38 @@ class LocalRunner:
     def __init__(self, slots: int | None = None) -> None:
         self._slots = slots or len(os.sched_getaffinity(0))
         self._sandbox = Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES"), slots=self._slots)
+        self._pairs: Sandbox | None = None
+        self._one_pair = threading.Lock()
+        self._stop = Cancel()
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run at a time."""
+        return self._slots
+
+    def run(self, job: Job) -> Result:
+        """Run one job; what the sandbox refuses or fails at is a Result here, too."""
+        return self._run(job, self._stop)
+
+    def run_pair(self, first: Job, second: Job) -> tuple[Result, Result, bool]:
+        """Run two jobs, each reading what the other writes; say whether the second ended first.
+
+        They have jails of their own beside the others, so that neither waits for the other's.
+        """
+        with self._one_pair:
+            if self._pairs is None:
+                self._pairs = Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES"), slots=2)
+            pairs = self._pairs
+
+            def run(job: Job, reading: int, writing: int) -> Result:
+                return self._run(job, self._stop, pairs, reading, writing)
+
+            return run_pair(run, first, second)
+
+    def stop(self) -> None:
+        """End what runs as cancelled."""
+        self._stop.set()
+        self._stop = Cancel()  # whoever runs still holds the other
 
     def map(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
         """Give each job with its result, as they finish; read no more jobs than are under way.
@@ -72,9 +105,16 @@ class LocalRunner:
             except BaseException as error:  # noqa: BLE001  # raised again where the results are taken
                 done.put((job, error))
 
-    def _run(self, job: Job, cancel: Cancel) -> Result:
+    def _run(
+        self,
+        job: Job,
+        cancel: Cancel,
+        sandbox: Sandbox | None = None,
+        stdin: int | None = None,
+        stdout: int | None = None,
+    ) -> Result:
         try:
-            return self._sandbox.run(job, cancel=cancel)
+            return (sandbox or self._sandbox).run(job, cancel=cancel, stdin=stdin, stdout=stdout)
         except InvalidJob as error:
             return Result(Status.INVALID_JOB, error=str(error), labels=job.labels)
         except SandboxError as error:
@@ -83,6 +123,9 @@ class LocalRunner:
     def close(self) -> None:
         """End the jails."""
         self._sandbox.close()
+        if self._pairs is not None:
+            self._pairs.close()
+        self._stop.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("sandbox_core", "worker", "producer", "tests", "examples", "benchmarks", "docs")
 TEXTS = {".py", ".md", ".toml", ".yml", ".sh", ".service", ".json"}
 
-SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
+#: Programs that are graded: some of them are broken on purpose.
+GRADED = ROOT / "tests" / "data"
+
+SOURCES = sorted(
+    path
+    for folder in FOLDERS
+    for path in (ROOT / folder).rglob("*.py")
+    if not path.is_relative_to(GRADED)
+)
 FILES = sorted(
     {
         *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*")),

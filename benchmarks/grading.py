@@ -1,0 +1,144 @@
+"""Measure grading: many submissions by many tests, beside as many bare jails.
+
+    python benchmarks/grading.py --submissions 200 --tests 50 --resume
+
+Half of the submissions are right, the others wrong, crashing or of bad syntax. Rounds of bare jails
+and of grading take turns in one run. With --resume the grading is killed at half and started again:
+the report has to be the one of a grading that was not, and no test may have run twice.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from producer.grading.dispatch import LocalDispatcher
+from producer.grading.grading import grade
+from sandbox_core import Job, Sandbox
+from sandbox_core.local import LocalRunner
+
+SLOTS = 2
+SOURCES = (
+    "print(sum(map(int, input().split())))\n",
+    "a, b = map(int, input().split())\nprint(a + b)\n",
+    "print(input())\n",
+    "print(eval(input()))\n",
+)
+
+
+def make(folder: Path, submissions: int, tests: int) -> tuple[Path, Path]:
+    """Make a problem and a folder of submissions."""
+    problem, students = folder / "sums", folder / "students"
+    problem.mkdir()
+    students.mkdir()
+    for number in range(tests):
+        (problem / f"{number:03}.in").write_text(f"{number} {number * number}\n")
+        (problem / f"{number:03}.ans").write_text(f"{number + number * number}\n")
+    for number in range(submissions):
+        source = SOURCES[number % 2 if number % 4 < 2 else number % 4]  # noqa: PLR2004  # half are right
+        (students / f"student{number:03}.py").write_text(f"# {number}\n{source}")
+    return problem, students
+
+
+def bare(jobs: int) -> float:
+    """Run the first of the submissions in bare jails, some at a time; jobs in a second."""
+    job = Job(SOURCES[0], stdin=b"1 2\n")
+    with Sandbox(slots=SLOTS) as sandbox, ThreadPoolExecutor(SLOTS) as pool:
+        list(pool.map(sandbox.run, [job] * 20))  # for nothing: what is made on first use
+        began = time.perf_counter()
+        for result in pool.map(sandbox.run, [job] * jobs):
+            if not result.ok:
+                raise RuntimeError(f"the script ended as {result.status}")
+        return jobs / (time.perf_counter() - began)
+
+
+def graded(problem: Path, students: list[Path]) -> float:
+    """Grade, and give the tests in a second."""
+    with LocalRunner(SLOTS) as jails:
+        began = time.perf_counter()
+        report = grade(problem, students, dispatcher=LocalDispatcher(jails))
+        return sum(len(one.tests) for one in report.submissions) / (time.perf_counter() - began)
+
+
+def command(problem: Path, students: Path, state: Path, report: Path) -> subprocess.Popen[bytes]:
+    """Start the command."""
+    words = ["--local", "--state", state, "--json", report, problem, students]
+    return subprocess.Popen(
+        [sys.executable, "-m", "sandbox_core.cli", "grade", *map(str, words)],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def lines(state: Path) -> int:
+    """Count the tests that are done."""
+    return state.read_bytes().count(b'{"of"') if state.exists() else 0
+
+
+def resumed(folder: Path, problem: Path, students: Path, total: int) -> dict[str, object]:
+    """Kill a grading at half, start it again, and compare."""
+    state = folder / "state"
+    first = command(problem, students, state, folder / "never")
+    while lines(state) < total // 2:
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    at_kill = lines(state)
+    command(problem, students, state, folder / "resumed").wait()
+    command(problem, students, folder / "state2", folder / "whole").wait()
+    records = [json.loads(line) for line in state.read_text().splitlines()]
+    tests = [(one["of"], one["name"]) for one in records if "of" in one]
+    return {
+        "tests": total,
+        "done at the kill": at_kill,
+        "run in all": len(tests),
+        "run twice": len(tests) - len(set(tests)),
+        "the same report": timeless(folder / "resumed") == timeless(folder / "whole"),
+    }
+
+
+def timeless(path: Path) -> object:
+    """Give a report without what no two runs share."""
+    report = json.loads(path.read_text())
+    for one in report["submissions"]:
+        for test in one["tests"]:
+            test["wall_time"] = test["cpu_time"] = test["memory"] = None
+    return report
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--submissions", type=int, default=200)
+    parser.add_argument("--tests", type=int, default=50)
+    parser.add_argument("--rounds", type=int, default=3, help="of bare jails and of grading [3]")
+    parser.add_argument("--resume", action="store_true", help="kill one at half, too")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        problem, students = make(folder, given.submissions, given.tests)
+        named = sorted(students.iterdir())
+        share = max(len(named) // given.rounds, 1)
+        ratios = []
+        for turn in range(given.rounds):
+            jails = bare(300)
+            tests = graded(problem, named[turn * share : (turn + 1) * share])
+            ratios.append(tests / jails)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(f"jails {jails:.0f}/s  tests {tests:.0f}/s  {tests / jails:.2f}  peak {peak:.0f} MiB")
+        print(f"median of the ratios: {statistics.median(ratios):.2f}")
+        if given.resume:
+            total = given.submissions * given.tests
+            print(json.dumps(resumed(folder, problem, students, total)))
+
+
+if __name__ == "__main__":
+    main()

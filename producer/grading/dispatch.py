@@ -1,0 +1,189 @@
+"""What runs the jobs of grading: jails behind a queue, or jails on this host.
+
+Not `Client.map`: which test runs next may hang on how the last one ended, and `map` reads its jobs
+ahead of their results. So a dispatcher takes tasks as they come up and gives back what has ended.
+"""
+
+import contextlib
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future as LocalFuture
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from producer import chunks
+from producer.client import Client
+from producer.future import Future
+from sandbox_core import Job, Result
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job to run; or two, at the same time, each reading what the other writes.
+
+    One that is `alone` has the machine to itself, as far as this grading goes.
+    """
+
+    job: Job
+    partner: Job | None = None
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of a task; `partner_first` says that of two the partner ended first."""
+
+    result: Result
+    partner: Result | None = None
+    partner_first: bool = False
+
+
+class Dispatcher(Protocol):
+    """Runs tasks, as many at a time as it likes."""
+
+    @property
+    def width(self) -> int:
+        """How many tasks to keep under way, so that nothing that could run stands idle."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """How many tasks it likes to be given at once, while others are under way."""
+        ...
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it can run two jobs that talk with each other."""
+        ...
+
+    def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
+        """Have tasks run, each under a number of the caller's."""
+        ...
+
+    def wait(self) -> list[tuple[int, Ended]]:
+        """Give what has ended, at least one; wait for it if need be."""
+        ...
+
+    def close(self) -> None:
+        """End what still runs."""
+        ...
+
+
+class NoPairs(RuntimeError):
+    """Two jobs at the same time were asked of a queue whose workers can't do that."""
+
+
+class QueueDispatcher:
+    """Through the queue, by a client that stays the caller's.
+
+    Not two jobs that talk with each other: a queue hands out one at a time, so that each could wait
+    in vain for the other.
+    """
+
+    pairs = False
+
+    def __init__(self, client: Client, width: int = 128) -> None:
+        self._client = client
+        self._landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._flying: dict[Future, int] = {}
+        self.width = width
+        self.batch = chunks.size(width)  # what then goes out in one message
+
+    def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
+        """Put tasks in the queue, all in one round trip."""
+        together = chunks.size(len(self._flying) + len(tasks))
+        futures = self._client.submit_chunks((task.job for _, task in tasks), together)
+        for future, (number, _) in zip(futures, tasks, strict=True):
+            self._flying[future] = number
+            future.add_done_callback(cast("Callable[[object], None]", self._landed.put))
+
+    def wait(self) -> list[tuple[int, Ended]]:
+        """Give what has ended; `TimeoutError` where nothing does within the client's patience."""
+        longest = max(
+            (future.job.limits.wall_time for future in self._flying if future.job), default=0.0
+        )
+        patience = self._client.patience(longest)
+        landed = []
+        try:
+            landed.append(self._landed.get(timeout=patience))
+        except queue.Empty:
+            if late := self._client.overdue(next(iter(self._flying)), patience):
+                raise late from None
+            return []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                landed.append(self._landed.get_nowait())
+        return [(self._flying.pop(future), Ended(future.result())) for future in landed]
+
+    def close(self) -> None:
+        """Cancel what still runs."""
+        if self._flying:
+            with contextlib.suppress(OSError, RuntimeError):  # what led here is the thing to tell
+                self._client.cancel_all(self._flying)
+
+
+class Jails(Protocol):
+    """What runs jobs on this host: `sandbox_core.local.LocalRunner`, handed in by who may know it."""
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it runs at a time."""
+        ...
+
+    def run(self, job: Job) -> Result:
+        """Run a job."""
+        ...
+
+    def run_pair(self, first: Job, second: Job) -> tuple[Result, Result, bool]:
+        """Run two jobs that talk with each other; say whether the second ended first."""
+        ...
+
+    def stop(self) -> None:
+        """End what still runs."""
+        ...
+
+
+class LocalDispatcher:
+    """In jails on this host, which stay the caller's."""
+
+    pairs = True
+    batch = 1
+
+    def __init__(self, jails: Jails) -> None:
+        self._jails = jails
+        self._pool = ThreadPoolExecutor(jails.slots, thread_name_prefix="grading")
+        self._landed: queue.SimpleQueue[tuple[int, LocalFuture[Ended]]] = queue.SimpleQueue()
+        self._running = 0
+        self.width = 2 * jails.slots  # one more each than can run, so that none waits for us
+
+    def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
+        """Have tasks run as soon as there is room."""
+        for number, task in tasks:
+            self._running += 1
+            future = self._pool.submit(self._run, task)
+            future.add_done_callback(lambda done, number=number: self._land(number, done))  # type: ignore[misc]
+
+    def _land(self, number: int, done: LocalFuture[Ended]) -> None:
+        self._landed.put((number, done))
+
+    def _run(self, task: Task) -> Ended:
+        if task.partner is None:
+            return Ended(self._jails.run(task.job))
+        return Ended(*self._jails.run_pair(task.job, task.partner))
+
+    def wait(self) -> list[tuple[int, Ended]]:
+        """Give what has ended; what could not be run at all is raised."""
+        landed = [self._landed.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                landed.append(self._landed.get_nowait())
+        self._running -= len(landed)
+        return [(number, done.result()) for number, done in landed]
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._running:
+            self._jails.stop()
+        self._pool.shutdown(wait=True)

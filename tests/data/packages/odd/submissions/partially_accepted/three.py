@@ -1,0 +1,3 @@
+a, _, c = input(), input(), input()
+print(a)
+print(c)

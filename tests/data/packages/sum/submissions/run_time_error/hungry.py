@@ -1,0 +1,2 @@
+x = bytearray(200 << 20)
+print(len(x))
