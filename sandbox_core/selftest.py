@@ -107,11 +107,13 @@ def walls(sandbox: "Sandbox") -> list[Wall]:
     return [Wall(name, *check(seen)) for name, check in _WALLS]
 
 
-def refuse_without_walls(sandbox: "Sandbox") -> None:
-    """Raise `SandboxError` with the name of each wall that is missing."""
-    if missing := [wall for wall in walls(sandbox) if not wall.stands]:
+def refuse_without_walls(sandbox: "Sandbox") -> list[Wall]:
+    """Give the walls, all of which stand; else `SandboxError` with the name of each that is missing."""
+    found = walls(sandbox)
+    if missing := [wall for wall in found if not wall.stands]:
         told = "; ".join(f"{wall.name} ({wall.found})" for wall in missing)
         raise SandboxError("check the walls", f"missing: {told}")
+    return found
 
 
 _Seen = dict[str, Any]
