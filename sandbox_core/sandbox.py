@@ -13,6 +13,7 @@ from typing import Self
 from sandbox_core import cgroups, users
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
+from sandbox_core.privileges import missing_capabilities
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import Wall, refuse_without_walls
 from sandbox_core.slot import NAME, Slot, prefix
@@ -45,6 +46,11 @@ class Sandbox:
             raise ValueError(f"slots: expected at least 1, got {slots}")
         if os.geteuid() != 0:
             raise SandboxError("make a sandbox", "it takes root; run this with sudo")
+        if missing := missing_capabilities():
+            raise SandboxError(
+                "make a sandbox",
+                f"missing capabilities: {', '.join(missing)}; in a container, add them with --cap-add",
+            )
         self.maxima = maxima
         self.runtimes = Runtimes(runtimes)
         self.hierarchy = cgroups.find()

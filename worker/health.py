@@ -1,6 +1,6 @@
 """Is the worker of this container well? It answers, and a jail can still be built: exit code 0, else 1.
 
-    python -m worker.health
+python -m worker.health
 """
 
 import socket
