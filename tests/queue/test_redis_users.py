@@ -115,13 +115,15 @@ def test_a_queue_works_with_them(
     secure: Secure, flower: str, start_worker: Callable[..., Any], wait_until: Callable[..., Any]
 ) -> None:
     """Producer, plain Celery, worker, `inspect` and Flower, each as its user; Redis refused none."""
-    worker = start_worker("-c", "2", url=secure.url("worker"))
+    worker = start_worker("-c", "2", url=secure.url("worker"), ready=False)
+    wait_until(lambda: " ready." in worker.log.read_text(), timeout=60)
+    assert worker.celery.control.ping(timeout=30, limit=1)
     with Client(secure.url("producer")) as client:
         assert client.run("print(6 * 7)").text == "42\n"
         jobs = [Job(f"print({n})") for n in range(5)]
         assert sorted(result.text for _, result in client.map(jobs)) == [f"{n}\n" for n in range(5)]
         future = client.submit("import time; time.sleep(5)")
-        worker.pool_process_of(future.id)
+        wait_until(lambda: secure.root.exists(f"sandboxed:attempts:{future.id}"))
         assert future.cancel()
         assert future.result().status == "cancelled"
     address = broker_url(secure.url("producer"))
