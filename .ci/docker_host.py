@@ -53,6 +53,9 @@ def main() -> int:
     archive = stand_in(Path(os.environ.get("SANDBOXED_IMAGE_CACHE", "/var/cache/sandboxed-images")))
     folder = Path(tempfile.mkdtemp(prefix="sandboxed-docker-"))
     env = {**os.environ, "DOCKER_HOST": f"unix://{folder}/socket"}
+    # Certificates that this host's operator has added are for the images' builds, too.
+    added = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
+    env["SANDBOXED_CA"] = "".join(path.read_text() for path in added)
     subprocess.run(["ip", "link", "add", "name", BRIDGE, "type", "bridge"], check=True)
     subprocess.run(["ip", "addr", "add", NETWORK, "dev", BRIDGE], check=True)
     before = _rules()
