@@ -61,7 +61,7 @@ class Composed:
                 self.ports[name] = free.getsockname()[1]
         self._env_file = env_file
         # A short longest job, so that a lost one is given to another worker soon.
-        self._settings = {"SANDBOXED_MAX_WALL_TIME": "20"}
+        self._settings = {"SANDBOXED_MAX_WALL_TIME": "12"}
         self._settings |= {f"SANDBOXED_{name}_PORT": str(port) for name, port in self.ports.items()}
         self.orphan = ""
 
@@ -197,7 +197,7 @@ def test_a_worker_is_killed_under_a_job(composed: Composed) -> None:
         Client(composed.url(), timeout=MINUTES) as client,
         Celery(broker=address, backend=address, set_as_current=False) as app,
     ):
-        job = Job("import time; time.sleep(10); print('done')", limits=Limits(wall_time=20))
+        job = Job("import time; time.sleep(10); print('done')", limits=Limits(wall_time=12))
         composed.orphan = client.submit(job).id
 
         def victim() -> str:
