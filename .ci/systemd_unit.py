@@ -25,6 +25,8 @@ DROP_IN = f"""[Service]
 ExecStart=
 ExecStart={PLACE}/.venv/bin/python -P -m worker.cli worker -l INFO -c 1
 Environment=PYTHONPATH={PLACE} PYTHONDONTWRITEBYTECODE=1
+# The checkout's interpreter may be below /root.
+ProtectHome=read-only
 """
 
 
