@@ -27,6 +27,8 @@ ExecStart={PLACE}/.venv/bin/python -P -m worker.cli worker -l INFO -c 1
 Environment=PYTHONPATH={PLACE} PYTHONDONTWRITEBYTECODE=1
 # The checkout's interpreter may be below /root.
 ProtectHome=read-only
+StandardOutput=file:/dev/ttyS0
+StandardError=file:/dev/ttyS0
 """
 
 
