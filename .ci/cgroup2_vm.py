@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run a command as root in a throw-away virtual machine that has cgroup v2 alone; exit with its code.
 
-    .ci/cgroup2_vm.py [--timeout SECONDS] COMMAND [ARGUMENT...]
+    .ci/cgroup2_vm.py [--timeout SECONDS] [--systemd] COMMAND [ARGUMENT...]
 
 A host whose controllers are in cgroup v1 can't show that jails work on v2; this can, anywhere. The
 guest is Debian's kernel in QEMU. Its root is this host's, read-only over 9p below a tmpfs, so the
@@ -84,6 +84,36 @@ echo 0 > /proc/sys/kernel/printk
 """
 
 
+#: The same with systemd as the first process, and the command as its one service.
+SYSTEMD_HALF = """exec < /dev/null > /dev/ttyS0 2>&1
+stty -F /dev/ttyS0 -opost
+ip link set lo up 2>/dev/null
+mkdir -p /run/systemd/system
+cat > /run/vm/run <<'END'
+#!/bin/bash
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root {environment}
+cd {directory}
+{command}
+echo $? > /run/vm/exit-code
+sync
+echo 0 > /proc/sys/kernel/printk
+/run/vm/busybox poweroff -f
+END
+chmod +x /run/vm/run
+cat > /run/systemd/system/command.service <<'END'
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=simple
+StandardOutput=file:/dev/ttyS0
+StandardError=file:/dev/ttyS0
+TimeoutStartSec=infinity
+ExecStart=/run/vm/run
+END
+exec /lib/systemd/systemd --unit=command.service --show-status=no
+"""
+
+
 def archive(entries: list[tuple[str, int, bytes]]) -> bytes:
     """Write an initramfs: the cpio format "newc", of (path, mode, content)."""
     written = b""
@@ -157,6 +187,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--timeout", type=float, default=1200, help="seconds for all of it")
     parser.add_argument("--env", action="append", default=[], help="NAME=VALUE, set for the command")
+    parser.add_argument("--systemd", action="store_true", help="with systemd as the first process")
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
     cache = Path(os.environ.get("SANDBOXED_VM_CACHE", "/var/cache/sandboxed-vm"))
@@ -169,7 +200,7 @@ def main() -> int:
     try:
         shutil.copy(cache / "x/bin/busybox", control)
         (control / "init").write_text(
-            SECOND_HALF.format(
+            (SYSTEMD_HALF if asked.systemd else SECOND_HALF).format(
                 environment=shlex.join(asked.env),
                 directory=shlex.quote(os.getcwd()),
                 command=shlex.join(asked.command),

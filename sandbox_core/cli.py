@@ -37,6 +37,7 @@ _COMMANDS = {
     "grade": _Lazy("producer.grading.command:grade", "Judge submissions against a problem's tests."),
     "worker": _Lazy("worker.cli:worker", "Start a worker; Celery's own options pass through."),
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
+    "top": _Lazy("worker.top:top", "Show the workers of a queue, live."),
     "demo": _Lazy("worker.demo:demo", "Run friendly and hostile scripts through a queue."),
     "doctor": _Lazy("worker.doctor:doctor", "Check this host part by part."),
     "runtime": _Lazy("sandbox_core.runtime_commands:runtime", "List, add and remove runtimes."),

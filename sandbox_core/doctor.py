@@ -13,24 +13,14 @@ from pathlib import Path
 from sandbox_core import cgroups
 from sandbox_core.errors import SandboxError
 from sandbox_core.job import Job
+from sandbox_core.privileges import missing_capabilities
 from sandbox_core.sandbox import Sandbox
 from sandbox_core.seccomp import MACHINES
 from sandbox_core.selftest import walls
-from sandbox_core.syscalls import capabilities
 
 #: clone3(2) with CLONE_INTO_CGROUP; all else that can't be done without is older.
 _OLDEST_KERNEL = (5, 7)
 _NAMESPACES = ("mnt", "pid", "net", "ipc", "uts", "cgroup")
-
-#: By number in linux/capability.h: what making a jail takes.
-_CAPABILITIES = {
-    "CHOWN": 0,
-    "KILL": 5,
-    "SETGID": 6,
-    "SETUID": 7,
-    "SETPCAP": 8,
-    "SYS_ADMIN": 21,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +46,12 @@ def _root() -> Check:
 
 
 def _capabilities() -> Check:
-    effective, _, _ = capabilities()
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    missing = missing_capabilities()
     return Check(
         "capabilities",
         not missing,
         f"missing: {', '.join(missing)}" if missing else "all that it takes",
-        "in a container, add them: --cap-add SYS_ADMIN, or --privileged",
+        "in a container, add them with --cap-add (docs/deploy.md)",
     )
 
 

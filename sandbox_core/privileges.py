@@ -15,6 +15,20 @@ from sandbox_core.syscalls import Prctl, capabilities, drop_capabilities, prctl
 _SECUREBITS = 0xEF
 _AMBIENT_CLEAR_ALL = 4
 
+#: What a supervisor needs, by number in linux/capability.h. CHOWN gives a job its streams; KILL ends
+#: what a supervisor that died has left; SETUID, SETGID and SETPCAP are for becoming the job's user;
+#: SYS_ADMIN for namespaces, mounts and cgroups; SYS_PTRACE for entering those of a zygote, which
+#: nobody else may look into.
+_NEEDED = {
+    "CHOWN": 0,
+    "KILL": 5,
+    "SETGID": 6,
+    "SETUID": 7,
+    "SETPCAP": 8,
+    "SYS_PTRACE": 19,
+    "SYS_ADMIN": 21,
+}
+
 #: Limits that are the same for every job. CORE is 1 and not 0: a dump piped to a handler ignores 0,
 #: and the kernel takes 1 for "none" (core(5)).
 _FIXED_RLIMITS = {
@@ -26,6 +40,12 @@ _FIXED_RLIMITS = {
     resource.RLIMIT_SIGPENDING: 64,
     resource.RLIMIT_STACK: 8 * 1024 * 1024,
 }
+
+
+def missing_capabilities() -> list[str]:
+    """Give the names of the capabilities that making jails takes and this process lacks."""
+    effective, _, _ = capabilities()
+    return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
 
 
 def limit_resources() -> None:

@@ -14,8 +14,9 @@ from sandbox_core import cgroups, users
 from sandbox_core.cancel import Cancel
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
+from sandbox_core.privileges import missing_capabilities
 from sandbox_core.runtimes import Runtime, Runtimes
-from sandbox_core.selftest import refuse_without_walls
+from sandbox_core.selftest import Wall, refuse_without_walls
 from sandbox_core.slot import NAME, Slot, prefix
 from sandbox_core.streams import Relay
 
@@ -46,10 +47,16 @@ class Sandbox:
             raise ValueError(f"slots: expected at least 1, got {slots}")
         if os.geteuid() != 0:
             raise SandboxError("make a sandbox", "it takes root; run this with sudo")
+        if missing := missing_capabilities():
+            raise SandboxError(
+                "make a sandbox",
+                f"missing capabilities: {', '.join(missing)}; in a container, add them with --cap-add",
+            )
         self.maxima = maxima
         self.runtimes = Runtimes(runtimes)
         self.hierarchy = cgroups.find()
-        _reap(self.hierarchy)
+        #: How many jails of supervisors that died were cleared away.
+        self.reaped = _reap(self.hierarchy)
         self._slots: list[Slot] = []
         self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
         try:
@@ -122,9 +129,14 @@ class Sandbox:
         if runtime.main is None and runtime.script in job.files:
             raise InvalidJob(f"files: {runtime.script!r} is where the source itself is placed")
 
-    def self_test(self) -> None:
+    def self_test(self) -> list[Wall]:
         """Look at the walls with one probing job; `SandboxError` names each that is missing."""
-        refuse_without_walls(self)
+        return refuse_without_walls(self)
+
+    def recycle(self) -> None:
+        """Have every job from now on come from a new zygote, and so from a new warm interpreter."""
+        for slot in self._slots:
+            slot.stale = True
 
     def close(self) -> None:
         """End the zygotes and let go of the user ids; jobs that still run end with them."""
@@ -157,16 +169,21 @@ def _for_environment(runtime: Runtime, job: Job) -> Runtime:
     return runtime
 
 
-def _reap(hierarchy: cgroups.Hierarchy) -> None:
+def _reap(hierarchy: cgroups.Hierarchy) -> int:
     """Clear what supervisors that died have left, and touch nothing of those that live.
+
+    Gives how many jails that were.
 
     Whoever lives holds the user ids of its jobs, and those are in the names of its cgroups.
     """
     marked = {int(name.split("-")[1]) for name in hierarchy.names(NAME)}
+    reaped = 0
     for uid in marked | users.known():
         user = users.hold_one(uid)
         if user is not None:
             try:
+                reaped += len(hierarchy.names(prefix(uid)))
                 hierarchy.clear(prefix(uid))
             finally:
                 user.close()
+    return reaped

@@ -67,6 +67,8 @@ class Slot:
             raise
         self.uids = [user.uid for user in self._users]
         self._free_uids = list(self.uids)
+        #: Set from any thread: the next job is to have new zygotes.
+        self.stale = False
 
     def run(
         self,
@@ -77,6 +79,9 @@ class Slot:
     ) -> Result:
         """Run `job` in a jail of `runtime`; the rest is as `Sandbox.run` says."""
         kind = _Kind(runtime, job.limits, feed=relay.stdin is not None)
+        if self.stale:
+            self.stale = False
+            self._drop_all()
         try:
             jail = self._standing_ready(kind) or self._made_now(kind)
             with closing(jail), closing(_Successor(self, kind)) as successor:
@@ -178,13 +183,16 @@ class Slot:
             for kind in [kind for kind in self._standing if kind.zygote == name]:
                 self._standing.pop(kind).close()
 
-    def close(self) -> None:
-        """End the zygotes and their jails, and let go of the user ids."""
+    def _drop_all(self) -> None:
         for zygote in self._zygotes.values():
             zygote.close()
         self._zygotes.clear()
         while self._standing:
             self._standing.popitem()[1].close()
+
+    def close(self) -> None:
+        """End the zygotes and their jails, and let go of the user ids."""
+        self._drop_all()
         for user in self._users:
             user.close()
         self._users.clear()

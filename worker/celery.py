@@ -8,11 +8,13 @@ import os
 import warnings
 from typing import Any
 
+import click
 from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from sandbox_core.wire import QUEUE
 from worker.settings import Settings, broker_url
+from worker.watch import WatchStep
 
 #: Seconds that anything of Redis may take to answer before its connection counts as dead.
 _REDIS_TIMEOUT = 30.0
@@ -157,3 +159,11 @@ settings = Settings.from_environment(os.environ)
 #: Not the process's current app: importing this changes nothing for a Celery user's own app.
 app = Celery("sandboxed", set_as_current=False)
 app.conf.update(configuration(settings))
+app.user_options["worker"].add(
+    click.Option(
+        ["--metrics-port"],
+        type=click.IntRange(1, 65535),
+        help="Serve Prometheus metrics on this port.  [default: $SANDBOXED_METRICS_PORT]",
+    )
+)
+app.steps["worker"].add(WatchStep)

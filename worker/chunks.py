@@ -23,7 +23,7 @@ from sandbox_core.errors import SandboxError
 from sandbox_core.job import Result, Status
 from worker import ledger
 from worker.celery import app
-from worker.requests import described
+from worker.summary import described
 from worker.tasks import LOOK_AGAIN_AFTER, RETRY_AFTER, attempt, store, take
 
 logger = logging.getLogger(__name__)

@@ -4,16 +4,17 @@ prefork makes a `Sandbox` of one slot in every pool process; solo is one such pr
 a `Sandbox` with a slot for each. A worker on a host that can't make one doesn't start.
 """
 
-import sys
+import mmap
 import threading
-from typing import Any, NoReturn
+from typing import Any
 
 from celery import concurrency, signals
 
 from sandbox_core.errors import SandboxError
-from sandbox_core.options import EXIT_SANDBOX_FAILED
 from sandbox_core.sandbox import Sandbox
+from worker.reports import Reports
 from worker.settings import Settings
+from worker.watch import refuse
 
 _THREADS = "celery.concurrency.thread"
 #: Pools by the module of their class, each with one job at a time in a process.
@@ -23,9 +24,15 @@ _ONE_JOB = ("celery.concurrency.prefork", "celery.concurrency.solo")
 class Jails:
     """This process's `Sandbox`, made on first need; `close` it, and the next need makes another."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reports: Reports) -> None:
         self.slots = 1
+        #: What `check` has found on this host, for `inspect`.
+        self.found: dict[str, Any] = {}
         self._settings = settings
+        self._reports = reports
+        # How often `recycle` was called: memory that a pool's processes share with the main one.
+        self._recycled = mmap.mmap(-1, 8)
+        self._heeded = bytes(8)
         self._sandbox: Sandbox | None = None
         self._lock = threading.Lock()
 
@@ -34,7 +41,16 @@ class Jails:
         with self._lock:
             if self._sandbox is None:
                 self._sandbox = self._make(self.slots)
+                self._reports.reaped(self._sandbox.reaped)
+                self._heeded = self._recycled[:]
+            if self._heeded != self._recycled[:]:
+                self._heeded = self._recycled[:]
+                self._sandbox.recycle()
             return self._sandbox
+
+    def recycle(self) -> None:
+        """Have every process of the worker make new warm interpreters before its next job."""
+        self._recycled[:] = (int.from_bytes(self._recycled[:], "big") + 1).to_bytes(8, "big")
 
     def close(self) -> None:
         """Take down all jails of this process."""
@@ -46,7 +62,13 @@ class Jails:
     def check(self) -> None:
         """Make a `Sandbox` and look at its walls; `SandboxError` or `ValueError` say what is amiss."""
         with self._make(1) as sandbox:
-            sandbox.self_test()
+            walls = sandbox.self_test()
+            self._reports.reaped(sandbox.reaped)
+            self.found = {
+                "runtimes": sandbox.runtimes.names(),
+                "cgroup": sandbox.hierarchy.description,
+                "walls": {wall.name: wall.found for wall in walls},
+            }
 
     def _make(self, slots: int) -> Sandbox:
         return Sandbox(runtimes=self._settings.runtimes, slots=slots, maxima=self._settings.maxima)
@@ -58,11 +80,11 @@ def follow_celery(jails: Jails) -> None:
     def worker_init(sender: Any, **_: Any) -> None:
         pool = _module(sender.pool_cls)
         if pool not in (*_ONE_JOB, _THREADS):
-            _refuse(f"the pool {pool.rpartition('.')[2]} can't run jobs; use prefork or threads")
+            refuse(f"the pool {pool.rpartition('.')[2]} can't run jobs; use prefork or threads")
         try:
             jails.check()
         except (SandboxError, ValueError, OSError) as error:
-            _refuse(f"this host can't run jobs: {error}")
+            refuse(f"this host can't run jobs: {error}")
 
     def celeryd_after_setup(instance: Any, **_: Any) -> None:
         # The concurrency is known from here on; a pool of processes has not forked yet.
@@ -90,9 +112,3 @@ def _module(pool: Any) -> str:
     """Name the module of a pool that may be a class or one of Celery's aliases."""
     module: str = concurrency.get_implementation(pool).__module__
     return module
-
-
-def _refuse(why: str) -> NoReturn:
-    print(f"sandboxed: {' '.join(why.split())}", file=sys.stderr, flush=True)  # noqa: T201
-    # SystemExit, since Celery logs an Exception of a signal's receiver and goes on.
-    raise SystemExit(EXIT_SANDBOX_FAILED)

@@ -4,12 +4,13 @@ Celery keeps a text of a task's arguments for its logs, for `inspect` and for ev
 would be the beginning of the script, so the text is made here, whatever the sender put there.
 """
 
-import re
 from typing import Any
 
 from celery.exceptions import InvalidTaskError
 from celery.worker.request import Request
 from celery.worker.strategy import default
+
+from worker.summary import described
 
 
 def strategy(task: Any, app: Any, consumer: Any, **options: Any) -> Any:
@@ -46,17 +47,3 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery ships no types
         """Give what `inspect` shows, which asks for the arguments themselves."""
         told: dict[str, Any] = super().info(safe=True)
         return told
-
-
-def described(args: object) -> str:
-    """Give the short text that stands for a job, from arguments that nobody has checked yet."""
-    match args:
-        case [{"runtime": str(runtime)}] if re.fullmatch(r"[\w.+-]{1,40}", runtime):
-            return f"<{runtime} job>"
-        case [{"source": _, **rest}] if "runtime" not in rest:
-            return "<python job>"
-        case [[{"job": _}, *_] as chunk]:
-            kinds = {described([entry.get("job")]) for entry in chunk if isinstance(entry, dict)}
-            kind = kinds.pop() if len(kinds) == 1 else "<job>"
-            return f"<{len(chunk)} {kind[1:-1]}s>"
-    return "<job>"

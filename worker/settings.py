@@ -5,6 +5,7 @@ One table holds every setting: its variable, its default, its unit and why it is
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from sandbox_core.job import Limits
 
 #: The variable that names the queue's Redis, for the producer as for the worker.
 REDIS_URL = "SANDBOXED_REDIS_URL"
+
+LOG_FORMATS = ("human", "json")
 
 
 def _number(text: str) -> int:
@@ -44,6 +47,26 @@ def _size(text: str) -> int:
     if not 1 <= value < 1 << 63:
         raise ValueError("a size: bytes, or with K, M or G (powers of 1024), such as 64M")
     return value
+
+
+def _port(text: str) -> int | None:
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 65535:  # noqa: PLR2004
+        raise ValueError("a port, from 1 to 65535")
+    return int(text)
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[\w.:-]+", text, re.ASCII):
+        raise ValueError("an address such as 127.0.0.1, or a host's name")
+    return text
+
+
+def _log_format(text: str) -> str:
+    if text not in LOG_FORMATS:
+        raise ValueError(" or ".join(LOG_FORMATS))
+    return text
 
 
 def _path(text: str) -> Path | None:
@@ -168,6 +191,27 @@ TABLE: Mapping[str, Setting] = {
         "internal_error, so that a job which kills its worker does not do so for ever.",
         _number,
     ),
+    "log_format": Setting(
+        "SANDBOXED_LOG_FORMAT",
+        "human",
+        "human or json",
+        "How a line of the log is written. A job has one, at the level INFO.",
+        _log_format,
+    ),
+    "metrics_port": Setting(
+        "SANDBOXED_METRICS_PORT",
+        "",
+        "port",
+        "Where Prometheus scrapes this worker, as with --metrics-port; unset for no metrics.",
+        _port,
+    ),
+    "metrics_address": Setting(
+        "SANDBOXED_METRICS_ADDRESS",
+        "127.0.0.1",
+        "address",
+        "The address of that port. Whoever reaches it may read the metrics, so this host alone.",
+        _host,
+    ),
 }
 
 
@@ -186,6 +230,9 @@ class Settings:
     max_open_files: int
     result_expires: int
     max_attempts: int
+    log_format: str
+    metrics_port: int | None
+    metrics_address: str
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Self:

@@ -21,7 +21,8 @@ from worker import ledger
 from worker.cancellation import Watcher
 from worker.celery import app, longest_run, settings
 from worker.jails import Jails, follow_celery
-from worker.requests import described
+from worker.summary import ended
+from worker.watch import Watch
 
 #: Seconds until a job is tried again after the sandbox failed.
 RETRY_AFTER = 1
@@ -32,19 +33,19 @@ _STORE_RETRIES = 300
 
 _T = TypeVar("_T")
 
-jails = Jails(settings)
+watch = Watch(settings)
+jails = Jails(settings, watch.reports)
 follow_celery(jails)
 watcher = Watcher(lambda: app.backend.client)
 
 
 class Answer:
-    """A result on its way into Celery: JSON where it is stored, one short line where it is logged.
+    """A result on its way into Celery: JSON where it is stored, one short line where it is shown.
 
-    Celery writes the `repr` of what a task returns to its log and its events.
+    Celery writes the `repr` of what a task returns to its events.
     """
 
-    def __init__(self, what: str, result: Result) -> None:
-        self.what = what
+    def __init__(self, result: Result) -> None:
         self.result = result
 
     def __json__(self) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class Answer:
         return wire.result_to_json(self.result)
 
     def __repr__(self) -> str:
-        return f"{self.what} {self.result.status} in {self.result.wall_time:.3f} s"
+        return ended(self.result)
 
 
 @app.task(  # type: ignore[untyped-decorator]  # Celery ships no types
@@ -81,7 +82,7 @@ def run(self: Any, *args: object, **kwargs: object) -> Answer:
         # In one round trip instead of Celery's two; and what is stored already stays.
         store(ledger.answered(request.id, result))
         request.ignore_result = True
-    return Answer(described(args), result)
+    return Answer(result)
 
 
 def attempt(
@@ -103,9 +104,10 @@ def attempt(
     except SandboxError as error:
         if taken.attempts < settings.max_attempts:
             ledger.leave(app.backend.client, job_id)
+            watch.reports.retried(job_id, str(error))
             raise
         result = Result(Status.INTERNAL_ERROR, error=str(error))
-    return replace(
+    result = replace(
         result,
         worker=request.hostname,
         submitted_at=_seconds(request.get(wire.SUBMITTED_AT)),
@@ -113,6 +115,8 @@ def attempt(
         finished_at=result.finished_at or time.time(),
         attempts=min(taken.attempts, settings.max_attempts),
     )
+    watch.reports.ended(job_id, args, result, started_at)
+    return result
 
 
 def take(job_id: str, done: ledger.Answered | None = None) -> ledger.Taken:

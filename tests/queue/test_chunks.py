@@ -178,8 +178,9 @@ def test_sources_of_a_chunk_are_not_shown(worker: Any, wait_until: Callable[...,
     worker.run("print(1)")
     log = worker.log.read_text()
 
-    assert "<2 python jobs>" in shown
-    assert "<2 python jobs> 2 done" in log
+    assert "2 python jobs" in shown
+    for job_id in ids:
+        assert f"job {job_id} · ok · " in log
     assert "HIDDEN" not in log
     assert "SECRET" not in log
 

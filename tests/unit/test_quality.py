@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("sandbox_core", "worker", "producer", "tests", "examples", "benchmarks", "docs")
+FOLDERS = ("sandbox_core", "worker", "producer", "tests", "examples", "benchmarks", "docs", "deploy")
 TEXTS = {".py", ".md", ".toml", ".yml", ".sh", ".service", ".json"}
 
 #: Programs that are graded: some of them are broken on purpose.
