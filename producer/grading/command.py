@@ -138,6 +138,10 @@ def grade(
             named = find_submissions(chosen, submissions, runtime)
             if not named:
                 raise click.UsageError(f"{problem} has no submissions of its own: name some")
+            if targets["gradescope"] is not None and len(named) > 1:
+                raise click.UsageError(
+                    f"--gradescope: its file is for one submission, and here are {len(named)}: name one"
+                )
             for note in chosen.notes if not submissions else ():
                 click.echo(f"sandboxed: {note}", err=True)
             report = _grade(ctx, chosen, named, redis_url, local, state_file, Asked(limits, everything))
