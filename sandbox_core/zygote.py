@@ -257,6 +257,7 @@ def main(control: int, supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     # A message to a supervisor that has gone must be an error to end by, not a death by signal.
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    os.umask(0o022)  # the job's user, which is another one, must be able to enter the root
 
     def settle(order: dict[str, Any]) -> None:
         take(ROOT_STEPS, order["plan"])

@@ -363,3 +363,12 @@ def test_the_doctor_needs_root_for_a_job_to_run() -> None:
 
     assert (done.returncode, done.stderr) == (1, "")
     assert any(check["needed"] and check["ok"] is False for check in json.loads(done.stdout))
+
+
+def test_a_sandbox_started_with_a_narrow_umask_runs_jobs(script: Any) -> None:
+    """As a service may be; a job's own mask is the usual one all the same."""
+    name = script("import os; print(oct(os.umask(0)))")
+
+    done = run(name, umask=0o077)
+
+    assert (done.returncode, done.stdout) == (0, b"0o22\n")
