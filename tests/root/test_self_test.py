@@ -56,8 +56,8 @@ MISSED = [
     ),
     (
         """
-        replace("ROOT_STEPS", "make the five harmless devices", lambda _: (
-            mounts.make_devices(), mounts._bind("/dev/null", mounts._STAGE + "/dev/tty", mounts._READ_ONLY)
+        replace("ROOT_STEPS", "make the five harmless devices", lambda plan: (
+            mounts.make_devices(plan), mounts._bind("/dev/null", mounts._STAGE + "/dev/tty", mounts._READ_ONLY)
         ))
         """,
         "five devices",
