@@ -310,7 +310,9 @@ def test_a_wait_that_is_over_tells_how_the_job_stands(client: Client, hands: Han
     """How many wait, where, and what may be missing."""
     futures = client.submit_all(["pass"] * 3)
 
-    with pytest.raises(TimeoutError, match=r"within 0\.2 s: at least 3 jobs wait .*is a worker running"):
+    with pytest.raises(
+        TimeoutError, match=r"within 0\.2 s: at least 3 jobs wait .*is a worker running"
+    ):
         futures[0].result(0.2)
 
     for _ in futures:
