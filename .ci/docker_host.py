@@ -18,7 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-MIRROR = "http://deb.debian.org/debian"
 PACKAGES = "ca-certificates,python3,python3-venv,redis-server"
 #: Of a network that is ours alone while it runs.
 BRIDGE, NETWORK = "sandboxed-ci", "172.31.77.1/24"
@@ -34,7 +33,7 @@ def stand_in(cache: Path) -> Path:
         root = Path(folder, "root")
         include = f"--include={PACKAGES}"
         subprocess.run(
-            ["debootstrap", "--variant=minbase", include, "bookworm", str(root), MIRROR],
+            ["debootstrap", "--variant=minbase", include, "bookworm", str(root)],
             check=True,
             stdout=subprocess.DEVNULL,
         )
