@@ -39,6 +39,12 @@ HOSTNAME = "sandbox"
 _JOB_SOCKET = 3
 LAST_FD = 2**31 - 1
 
+#: Bytes of a file that are received at a time.
+_CHUNK = 1 << 20
+
+#: What a zip archive has near its end: a Python looks for that in its script (APPNOTE.TXT, 4.3.16).
+_ARCHIVE = b"PK\5\6"
+
 #: Bytes of the number that says how long the job's description is.
 _LENGTH_SIZE = 4
 
@@ -83,7 +89,13 @@ class Jail:
         self.job: dict[str, Any] = {}
         self.terminal: int | None = None
         self.stream: Any = None
+        self.plain_files: set[str] = set()
+        self.get_ready: Callable[[Jail], object] = _nothing
         self.start: Callable[[Jail], object] = execute
+
+
+def _nothing(_: Jail) -> None:
+    """Get ready where there is nothing to get ready: a program that is started by exec."""
 
 
 # The root of a runtime, made once by its zygote.
@@ -201,6 +213,7 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
     ("give up every capability and rule out gaining any", _give_up_privileges),
     ("confine file access once more with Landlock, where there is one", lambda _: landlock.restrict()),
     ("filter system calls: what making the jail took is over", _install_filter),
+    ("get the warm interpreter as far as it can be without its job", lambda jail: jail.get_ready(jail)),
 )
 
 
@@ -242,11 +255,13 @@ def _place_files(jail: Jail) -> None:
         with open(path, "xb") as file:
             missing = size
             while missing:
-                chunk = jail.stream.read(min(missing, 1 << 20))
+                chunk = jail.stream.read(min(missing, _CHUNK))
                 if not chunk:
                     raise EOFError("the supervisor went away")
                 file.write(chunk)
                 missing -= len(chunk)
+                if len(chunk) == size and _ARCHIVE not in chunk:
+                    jail.plain_files.add(f"{WORKING_DIRECTORY}/{path}")
 
 
 def _lower_limits(jail: Jail) -> None:

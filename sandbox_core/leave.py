@@ -153,18 +153,28 @@ class ShortWay:
         self._streams: tuple[Any, ...] = ()
         self._harmless: frozenset[int] = frozenset()
         self._mark: list[object] = []
+        self._harmless_modules = False
         self._excepthook = sys.excepthook
         atexit.register(self._leave)
 
+    def look_at_modules(self) -> None:
+        """See whether every module that a script finds loaded ends without a trace."""
+        self._harmless_modules = all(map(_is_harmless_module, list(sys.modules.values())))
+
     def open(self) -> None:
         """Take note of what there is as the script begins; from here on it may be taken."""
-        if not all(map(_is_harmless_module, list(sys.modules.values()))):
+        if not self._harmless_modules:
             return
         streams: tuple[Any, ...] = (sys.stdin, sys.stdout, sys.stderr)
         self._streams = streams
         own = [part for of in streams for part in (of, of.buffer, of.buffer.raw)]
         self._harmless = frozenset(map(id, own))
         self._mark = [self]
+
+    def rehearse(self) -> None:
+        """Touch what the way out will touch, while nobody waits for it."""
+        self._stack.reached_the_end()
+        self._nothing_to_finalize(gc.get_objects())
 
     def _leave(self) -> None:
         """Exit if nothing more is to be done; else return, and all of it is done."""

@@ -12,8 +12,8 @@ script that asks for one of these modules imports it as it would anywhere.
 import errno
 import gc
 import io
+import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -34,40 +34,92 @@ def wait_to_be_the_script() -> None:
     for fd in (CONTROL_FD, SUPERVISOR_FD):
         os.set_inheritable(fd, False)
     prctl(Prctl.SET_DUMPABLE, 0)  # the exec has set it again
+    interpreter = _Interpreter()
     zygote = Zygote(socket.socket(fileno=CONTROL_FD), SUPERVISOR_FD)
-    way_out = _short_way()
-
-    def dress(jail: Jail) -> None:
-        _dress(jail)
-        if way_out is not None:
-            way_out.open()
-        # Last of all: the supervisor takes the end of the job socket as the start of the script.
-        jail.stream.close()
-
     try:
-        is_the_script = zygote.serve(_settle, start=dress)
+        is_the_script = zygote.serve(interpreter.settle, interpreter.start, interpreter.get_ready)
     except (BrokenPipeError, ConnectionResetError):
         is_the_script = False
     if not is_the_script:
         os._exit(0)
 
 
+class _Interpreter:
+    """This interpreter on its way to a script: once in the zygote, then in the process of each job."""
+
+    def __init__(self) -> None:
+        # Before any module of an operator's can register a callback.
+        self._way_out = _short_way()
+
+    def settle(self, order: dict[str, Any]) -> None:
+        """Become as `python3` is just before a script, with the runtime's modules loaded."""
+        _forget_our_modules()
+        for name in order["preload"]:
+            __import__(name)  # `importlib` would be one more module of ours
+        _check_for_threads()
+        take(SEAL_STEPS, None)
+        os.environ.clear()
+        os.environ.update(order["environment"])
+        _finish_site()
+        _forget(order["plan"]["boot"])
+        if self._way_out is not None:
+            self._way_out.look_at_modules()
+        for _ in range(_REHEARSALS):
+            self._rehearse()
+        gc.collect()
+        gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
+
+    def get_ready(self, _: Jail) -> None:
+        """Do, in the process of a job to come, all that can be done before the job is known."""
+        gc.freeze()
+        if numbers := sys.modules.get("numpy.random"):
+            numbers.seed()  # the one generator known that does not notice a fork
+        _renew_standard_streams()
+        _renew_main()
+        self._rehearse()
+        if self._way_out is not None:
+            self._way_out.open()
+
+    def start(self, jail: Jail) -> None:
+        """Be what `python3 /box/main.py ARGUMENTS` is just before the script."""
+        others = jail.job["merge"] or jail.job["terminal"]
+        if others:
+            _renew_standard_streams()
+            if self._way_out is not None:
+                self._way_out.open()
+        _dress(jail)
+        # Last of all: the supervisor takes the end of the job socket as the start of the script.
+        jail.stream.close()
+
+    def _rehearse(self) -> None:
+        """Do a little of all that comes between a job and its end, while nobody waits for it.
+
+        The kernel copies each page of memory that is written for the first time after a fork, which
+        takes longer than most of what is done there. Those that any script writes are written here.
+        """
+        json.loads('{"args": ["1"], "env": {}, "files": [["main.py", 1]], "merge": false}')
+        exec(_REHEARSAL, {})  # noqa: S102  # our own
+        if self._way_out is not None:
+            self._way_out.rehearse()
+
+
+#: A little of what scripts do.
+_REHEARSAL = """
+def play(parts):
+    return [f"{part + 1}" for part in parts]
+play([1])
+"""
+
+#: How often it is rehearsed before the first fork: CPython makes code faster that has run eight times.
+_REHEARSALS = 16
+
+
 def _short_way() -> ShortWay | None:
-    """Get the short way out ready, before any module of an operator's can register a callback."""
+    """Get the short way out ready."""
     try:
         return ShortWay()
     except (AttributeError, OSError):
         return None  # an interpreter without symbols: its jobs take the long way
-
-
-def _settle(order: dict[str, Any]) -> None:
-    _forget_our_modules()
-    for name in order["preload"]:
-        __import__(name)  # `importlib` would be one more module of ours
-    _check_for_threads()
-    take(SEAL_STEPS, None)
-    gc.collect()
-    gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
 
 
 def _forget_our_modules() -> None:
@@ -88,22 +140,32 @@ def _check_for_threads() -> None:
         raise RuntimeError("they start threads, which a fork would leave behind") from error
 
 
+def _finish_site() -> None:
+    """Do now what start-up does after us: look for `usercustomize` in every place there is."""
+    site: Any = sys.modules["site"]
+    if not site.ENABLE_USER_SITE:
+        return
+    finish = site.execusercustomize
+    finish()
+
+    def done() -> None:
+        site.execusercustomize = finish
+
+    site.execusercustomize = done
+
+
 def _dress(jail: Jail) -> None:
-    """Make this process what `python3 /box/main.py ARGUMENTS` is just before the script."""
-    arguments, environment = jail.job["args"], {**jail.environment, **jail.job["env"]}
-    _check_size([*arguments, *(f"{name}={value}" for name, value in environment.items())])
+    """Take on what is the job's own."""
+    arguments, wanted = jail.job["args"], jail.job["env"]
+    strings = [f"{name}={value}" for name, value in {**jail.environment, **wanted}.items()]
+    _check_size([*arguments, *strings])
     prctl(Prctl.SET_DUMPABLE, 1)  # or its own /proc/self/fd would be root's
-    os.environ.clear()
-    os.environ.update(environment)
-    if "TZ" in environment:
+    os.environ.update(wanted)
+    if "TZ" in os.environ:
         time.tzset()
-    _forget(jail.boot or "")
     sys.argv[1:] = sys.orig_argv[2:] = arguments
-    _renew_standard_streams()
-    _renew_main()
-    if numbers := sys.modules.get("numpy.random"):
-        numbers.seed()  # the one generator known that does not notice a fork
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if sys.argv[0] in jail.plain_files:
+        sys.path_importer_cache[sys.argv[0]] = None  # what asking each kind of archive would end with
 
 
 def _forget(boot: str) -> None:

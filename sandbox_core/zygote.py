@@ -76,15 +76,21 @@ class Zygote:
         self._environment: dict[str, str] = {}
         self._boot: str | None = None
         self._shows_cgroup = False
+        self._get_ready: Callable[[Jail], object] | None = None
 
     def serve(
-        self, settle: Callable[[dict[str, Any]], object], start: Callable[[Jail], object]
+        self,
+        settle: Callable[[dict[str, Any]], object],
+        start: Callable[[Jail], object],
+        get_ready: Callable[[Jail], object] | None = None,
     ) -> bool:
         """Answer orders and reap jobs until the supervisor is gone; then give False.
 
-        `settle` does what the first message asks for. `start` makes a job's process its script; if
-        it returns, so does this, with True and in that process.
+        `settle` does what the first message asks for. `get_ready` is the last step of a jail that is
+        to wait for its job, `start` makes a job's process its script; if that returns, so does this,
+        with True and in that process.
         """
+        self._get_ready = get_ready
         if not self._settle(settle):
             return False
         self._poll.register(self._control, select.POLLIN)
@@ -182,6 +188,8 @@ class Zygote:
             jail = Jail(order, fds)
             jail.command, jail.environment, jail.start = self._command, self._environment, start
             jail.boot, jail.shows_cgroup = self._boot, self._shows_cgroup
+            if self._get_ready is not None:
+                jail.get_ready = self._get_ready
             _take_steps(jail)
             started = True
         finally:
