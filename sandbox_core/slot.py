@@ -6,6 +6,8 @@ the last: of the same runtime and limits. A job of another kind waits for a jail
 """
 
 import itertools
+import math
+import time
 from contextlib import closing, suppress
 from functools import partial
 
@@ -18,6 +20,9 @@ from sandbox_core.launcher import ZygoteGone, ZygoteProcess
 from sandbox_core.runtimes import Runtime
 from sandbox_core.streams import Relay
 from sandbox_core.supervisor import Jail, Supervision
+
+#: Seconds: a slot whose last job ended less than this before the next one came is busy.
+_BREATH = 0.01
 
 #: Kinds of jails that a slot keeps one of: two kinds of jobs that take turns find theirs.
 _KINDS = 2
@@ -57,6 +62,7 @@ class Slot:
         self._numbers = itertools.count()
         self._zygotes: dict[tuple[str, bool], ZygoteProcess] = {}
         self._standing: dict[_Kind, Jail] = {}  # the kind used last comes last
+        self._ended = -math.inf
         self._users: list[users.JobUser] = []
         try:
             # One for the job that runs, and one for each jail that stands ready beside it.
@@ -92,6 +98,7 @@ class Slot:
                     relay,
                     cancel=cancel,
                     successor=successor if self._ahead else None,
+                    busy=time.monotonic() - self._ended < _BREATH,
                 ).run()
         except SandboxError:
             # It may be the zygote that is broken, and a new one costs little.
@@ -100,6 +107,8 @@ class Slot:
         except OSError as error:
             self._drop(runtime)
             raise SandboxError("supervise the job", str(error)) from error
+        finally:
+            self._ended = time.monotonic()
 
     def prepare(self, limits: Limits, runtime: Runtime, *, feed: bool) -> None:
         """Have a jail stand ready for a job of `runtime` with `limits`."""

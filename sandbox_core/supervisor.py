@@ -35,7 +35,7 @@ _DEATH_TIMEOUT = 10.0
 _GRACE_FOR_READERS = 1.0
 
 #: Seconds after which a job is no short one. Until then the zygote makes no other jail, since it
-#: would not reap the job meanwhile.
+#: would not reap the job meanwhile; unless a job that comes at once would have to wait for one.
 _BUSY = 0.02
 
 #: Seconds between two looks at counters that the kernel does not announce.
@@ -278,8 +278,11 @@ class Supervision:
         *,
         cancel: Cancel | None,
         successor: Successor | None,
+        busy: bool = False,
     ) -> None:
+        """Make ready; `busy` says that the next job is likely to come as soon as this one has ended."""
         self._jail = jail
+        self._busy = busy
         self._successor = successor
         self._job = job
         self._runtime = runtime
@@ -308,6 +311,8 @@ class Supervision:
             if self._successor is not None:
                 self._order_successor_at = started + _BUSY
                 self._successor.make()
+                if self._busy:
+                    self._order_successor()
             self._watch()
             self._order_successor()
         else:
