@@ -52,6 +52,10 @@ _LENGTH_SIZE = 4
 _ZYGOTE_FILTER = seccomp.zygote_filter()
 _JOB_FILTERS = {may: seccomp.job_filter(execute=may) for may in (True, False)}
 
+# Put together here, since each operation on such flags is a page or two that a job would have copied.
+_NAMESPACES = CloneFlag.NEWNS | CloneFlag.NEWNET | CloneFlag.NEWIPC | CloneFlag.NEWUTS
+_JOB_NAMESPACES = _NAMESPACES | CloneFlag.NEWCGROUP
+
 _OOM_SCORE_WORST = b"1000"  # proc_pid_oom_score_adj(5)
 
 
@@ -78,6 +82,7 @@ class Jail:
         self.disk: int = order["disk"]
         self.stdio = fds[:3]
         self.socket = fds[3]
+        self.job_socket: socket.socket | None = None
         # On v2 the process was born in its cgroup, and has nothing to join.
         self.cgroups = () if order["born_in_cgroup"] else fds[CGROUPS:]
         self.controllers: Sequence[str] = order["controllers"]
@@ -102,7 +107,7 @@ def _nothing(_: Jail) -> None:
 
 
 def _enter_own_namespaces(_: dict[str, Any]) -> None:
-    unshare(CloneFlag.NEWNS | CloneFlag.NEWNET | CloneFlag.NEWIPC | CloneFlag.NEWUTS)
+    unshare(_NAMESPACES)
     set_hostname(HOSTNAME)
     prctl(Prctl.SET_DUMPABLE, 0)
 
@@ -144,9 +149,7 @@ def _leave_session(_: Jail) -> None:
 def _enter_namespaces(_: Jail) -> None:
     # The pid namespace is init's, entered by the fork. The cgroup namespace comes after the join, or
     # its root would be the supervisor's cgroup.
-    unshare(
-        CloneFlag.NEWNS | CloneFlag.NEWNET | CloneFlag.NEWIPC | CloneFlag.NEWUTS | CloneFlag.NEWCGROUP
-    )
+    unshare(_JOB_NAMESPACES)
 
 
 def _mount_scratch(jail: Jail) -> None:
@@ -178,6 +181,9 @@ def _place_descriptors(jail: Jail) -> None:
     os.dup2(job_socket, _JOB_SOCKET, inheritable=False)
     os.closerange(_JOB_SOCKET + 1, LAST_FD)
     jail.socket = _JOB_SOCKET
+    jail.job_socket = socket.socket(fileno=_JOB_SOCKET)
+    # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
+    jail.stream = jail.job_socket.makefile("rb")
 
 
 def _above(fd: int) -> int:
@@ -221,11 +227,10 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
 
 
 def _receive_job(jail: Jail) -> None:
-    with socket.socket(fileno=jail.socket) as job_socket:
+    assert jail.job_socket is not None
+    with jail.job_socket as job_socket:  # which stays open until the stream is closed itself
         # A terminal travels beside the first bytes.
         size, terminals, _, _ = socket.recv_fds(job_socket, _LENGTH_SIZE, 1, socket.MSG_WAITALL)
-        # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
-        jail.stream = job_socket.makefile("rb")  # which keeps it open until it is closed itself
     jail.job = json.loads(jail.stream.read(int.from_bytes(size, "big")))
     if jail.job["terminal"]:
         jail.terminal = terminals[0]

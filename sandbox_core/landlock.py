@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 from enum import IntFlag
+from functools import cache
 
 from sandbox_core.syscalls import landlock_add_path, landlock_create_ruleset, landlock_restrict_self
 
@@ -73,11 +74,15 @@ def abi() -> int:
         raise
 
 
-def restrict() -> None:
-    """Confine this process and its descendants, as far as the kernel can."""
+@cache
+def plan() -> tuple[object, tuple[tuple[str, int], ...]] | None:
+    """Give the attributes of the ruleset and its rules, as far as this kernel has them; None without.
+
+    The same for every job: a zygote works it out for all of them.
+    """
     version = abi()
     if version == 0:
-        return
+        return None
     handled = _FIRST_ABI
     for since, access in _LATER:
         if version >= since:
@@ -87,10 +92,19 @@ def restrict() -> None:
         _ALL_TCP if version >= _NETWORK_ABI else 0,
         _ALL_SCOPES if version >= _SCOPE_ABI else 0,
     )
+    return attributes, tuple((path, int(access & handled)) for path, access in _RULES)
+
+
+def restrict() -> None:
+    """Confine this process and its descendants, as far as the kernel can."""
+    planned = plan()
+    if planned is None:
+        return
+    attributes, rules = planned
     ruleset = landlock_create_ruleset(attributes)
-    for path, access in _RULES:
+    for path, access in rules:
         directory = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        landlock_add_path(ruleset, access & handled, directory)
+        landlock_add_path(ruleset, access, directory)
         os.close(directory)
     landlock_restrict_self(ruleset)
     os.close(ruleset)

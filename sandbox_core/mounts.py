@@ -41,6 +41,9 @@ _CGROUPS = "/sys/fs/cgroup"
 _READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 _SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOSYMFOLLOW
 
+_PROC = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
+_PROTECTED_PROC = MountFlag.REMOUNT | MountFlag.BIND | MountFlag.RDONLY | _PROC
+
 #: Files and directories that a job may have on its tmpfs, beside `/box` and `/tmp` themselves.
 INODES = 4096
 _OWN_INODES = 3
@@ -134,9 +137,8 @@ def mount_proc() -> bool:
     Without `subset=pid` (Linux before 5.8) it would show and offer the whole kernel, so then there
     is none at all.
     """
-    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC
     try:
-        mount("proc", "/proc", "proc", flags, "hidepid=invisible,subset=pid")
+        mount("proc", "/proc", "proc", _PROC, "hidepid=invisible,subset=pid")
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -146,8 +148,7 @@ def mount_proc() -> bool:
 
 def protect_proc() -> None:
     """Make `/proc` read-only."""
-    flags = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.RDONLY
-    mount(None, "/proc", None, MountFlag.REMOUNT | MountFlag.BIND | flags)
+    mount(None, "/proc", None, _PROTECTED_PROC)
 
 
 def mount_cgroup(controllers: Sequence[str]) -> None:

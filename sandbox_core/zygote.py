@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+from sandbox_core import landlock
 from sandbox_core.jail import (
     CGROUPS,
     JAIL_STEPS,
@@ -70,6 +71,7 @@ class Zygote:
         self._supervisor = supervisor
         self._own_pids = os.pidfd_open(os.getpid())
         self._idle = IdleProcess()
+        landlock.plan()  # here, so that no job has to
         self._jails: dict[int, _Running] = {}  # by the job's pidfd
         self._poll = select.poll()
         self._command: list[str] = []
@@ -247,10 +249,9 @@ def _end_init(init: int, init_pidfd: int) -> None:
 
 
 def _report_ready(jail: Jail) -> None:
+    assert jail.job_socket is not None
     directory = open_working_directory()
-    job_socket = socket.socket(fileno=os.dup(jail.socket))
-    socket.send_fds(job_socket, [b'{"ready": true}\n'], [directory])
-    job_socket.close()
+    socket.send_fds(jail.job_socket, [b'{"ready": true}\n'], [directory])
     os.close(directory)
 
 
