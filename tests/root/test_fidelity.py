@@ -4,11 +4,13 @@ Each runs in a warm jail, in one that starts the interpreter afresh, and without
 two jails show must be equal; what a jail changes of what plain Python shows is put aside first.
 """
 
+import io
 import os
 import re
 import signal
 import subprocess
 import sys
+import zipfile
 
 import pytest
 
@@ -99,9 +101,28 @@ _STATE = {
         " collections.Counter('aab')))), isinstance({}, collections.abc.Mapping),"
         " importlib.util.find_spec('json') == json.__spec__, importlib._bootstrap.__name__)"
     ),
+    "what is left of the start": (
+        "import site, sys; print(site.ENABLE_USER_SITE, site.execusercustomize.__qualname__,"
+        " site.execusercustomize.__module__, 'usercustomize' in sys.modules)"
+    ),
     "the file beside it": "import beside, sys; print(beside.NAME, beside.__file__, beside.__spec__.origin)",
     "standard input": "import sys; print(input(), input('more? '), sys.stdin.read())",
 }
+
+
+@pytest.mark.parametrize("padding", [0, 3 << 19], ids=["small", "large"])
+def test_a_script_that_is_an_archive_runs_what_is_in_it(run, padding):
+    """As Python does, whether it is received in one piece or in several."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("__main__.py", "import sys, beside; print(__file__, sys.path[0], beside.NAME)")
+        archive.writestr("beside.py", "NAME = __name__")
+        archive.writestr("padding", bytes(padding))
+
+    warm, fresh = (run(packed.getvalue(), runtime=name) for name in ("python", "python-exec"))
+
+    assert warm.text == "/box/main.py/__main__.py /box/main.py beside\n", warm.stderr
+    assert warm.text == fresh.text
 
 
 @pytest.mark.parametrize("what", _STATE)
