@@ -12,7 +12,6 @@ script that asks for one of these modules imports it as it would anywhere.
 import errno
 import gc
 import io
-import json
 import os
 import socket
 import sys
@@ -64,8 +63,6 @@ class _Interpreter:
         _forget(order["plan"]["boot"])
         if self._way_out is not None:
             self._way_out.look_at_modules()
-        for _ in range(_REHEARSALS):
-            self._rehearse()
         gc.collect()
         gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
 
@@ -76,7 +73,6 @@ class _Interpreter:
             numbers.seed()  # the one generator known that does not notice a fork
         _renew_standard_streams()
         _renew_main()
-        self._rehearse()
         if self._way_out is not None:
             self._way_out.open()
 
@@ -90,28 +86,6 @@ class _Interpreter:
         _dress(jail)
         # Last of all: the supervisor takes the end of the job socket as the start of the script.
         jail.stream.close()
-
-    def _rehearse(self) -> None:
-        """Do a little of all that comes between a job and its end, while nobody waits for it.
-
-        The kernel copies each page of memory that is written for the first time after a fork, which
-        takes longer than most of what is done there. Those that any script writes are written here.
-        """
-        json.loads('{"args": ["1"], "env": {}, "files": [["main.py", 1]], "merge": false}')
-        exec(_REHEARSAL, {})  # noqa: S102  # our own
-        if self._way_out is not None:
-            self._way_out.rehearse()
-
-
-#: A little of what scripts do.
-_REHEARSAL = """
-def play(parts):
-    return [f"{part + 1}" for part in parts]
-play([1])
-"""
-
-#: How often it is rehearsed before the first fork: CPython makes code faster that has run eight times.
-_REHEARSALS = 16
 
 
 def _short_way() -> ShortWay | None:
