@@ -201,13 +201,13 @@ def test_pickle_is_refused(worker: Any, tmp_path: Path, wait_until: Callable[...
 
 
 def message(**headers: object) -> dict[str, Any]:
-    """Give a message as kombu writes it, with the headers of a task."""
-    body = base64.b64encode(json.dumps([[{"source": ""}], {}, {}]).encode()).decode()
+    """Give a message as kombu writes it, with the headers of a task that plain Celery would send."""
+    body = base64.b64encode(json.dumps([[{"source": "# HIDDEN"}], {}, {}]).encode()).decode()
     return {
         "body": body,
         "content-type": "application/json",
         "content-encoding": "utf-8",
-        "headers": {"task": TASK, "id": str(uuid.uuid4()), **headers},
+        "headers": {"task": TASK, "id": str(uuid.uuid4()), "argsrepr": "HIDDEN", **headers},
         "properties": {
             "body_encoding": "base64",
             "delivery_info": {"exchange": "", "routing_key": QUEUE},
@@ -219,25 +219,30 @@ def message(**headers: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "poison",
     [
-        "garbage",
-        json.dumps({**message(), "body": base64.b64encode(b'{"a": 1}').decode()}),
+        "garbage # HIDDEN",
+        json.dumps({**message(), "body": base64.b64encode(b'{"a": "HIDDEN"}').decode()}),
+        json.dumps({**message(), "body": base64.b64encode(b"not JSON: HIDDEN").decode()}),
+        json.dumps({**message(), "content-type": "application/x-yaml"}),
+        json.dumps({**message(), "headers": {"argsrepr": "HIDDEN"}}),
         json.dumps({**message(), "body": base64.b64encode(b"17").decode()}),
         json.dumps(message(id={"a": 1})),
         json.dumps(message(timelimit=["never", "ever"])),
         json.dumps(message(eta="yesterday")),
         json.dumps(message(task="unknown")),
     ],
-    ids=["garbage", "an object", "a number", "id", "timelimit", "eta", "unknown task"],
+    ids="garbage object text yaml bare number id timelimit eta unknown".split(),
 )
 def test_a_poisoned_message_does_not_end_the_worker(
     worker: Any, poison: str, wait_until: Callable[..., Any]
 ) -> None:
-    """It is dropped, and does not come back."""
+    """It is dropped, and does not come back; its content is told nobody, in a line of the log neither."""
+    told = len(worker.log.read_text())
     worker.redis.lpush(QUEUE, poison)
     wait_until(lambda: not worker.redis.llen(QUEUE) and not worker.redis.hlen("unacked"))
 
     assert worker.run("print(1)")["stdout"] == "1\n"
     assert worker.process.poll() is None
+    assert "HIDDEN" not in worker.log.read_text()[told:]
 
 
 # The ledger by itself.
