@@ -39,6 +39,9 @@ class JobRequest(Request):  # type: ignore[misc]  # Celery ships no types
         super().__init__(message, **options)
         self._argsrepr = self._request_dict["argsrepr"] = described(self._args)
         self._kwargsrepr = self._request_dict["kwargsrepr"] = "{}"
+        # The sender's name for the task would be a label in Flower's metrics, which anybody may read.
+        self.name = self.type
+        self._request_dict["shadow"] = None
         # The sender's time limits would be obeyed. A job's limits are in the job; Celery's stay
         # what the worker's settings say.
         self.time_limits = (None, None)
