@@ -18,6 +18,9 @@ from worker.settings import REDIS_URL, Settings
 
 #: Seconds between two looks at whether everything still runs.
 _POLL = 0.2
+#: What Flower's list of tasks shows unless $FLOWER_TASKS_COLUMNS says otherwise: a job's two short
+#: lines are `args` and `result`, which Flower itself leaves out.
+_COLUMNS = "name,uuid,state,args,result,received,runtime,worker"
 #: Seconds that Flower has to end, and a worker beyond the longest job that it may have.
 _GRACE = 10.0
 
@@ -105,7 +108,8 @@ def up(*, redis_url: str | None, port: int, concurrency: int | None) -> None:
         else:
             # Its /metrics ask nobody for a password, so it is for this host alone.
             address = ("--address=127.0.0.1", f"--port={port}", "--logging=error")
-            children.start("Flower", _command("flower", *address), env=env, grace=_GRACE)
+            columns = {"FLOWER_TASKS_COLUMNS": _COLUMNS}
+            children.start("Flower", _command("flower", *address), env={**columns, **env}, grace=_GRACE)
             click.echo(f"Flower  http://127.0.0.1:{port}")
         click.echo("Ctrl-C stops everything.\n")
         while not told:

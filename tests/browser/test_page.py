@@ -1,15 +1,10 @@
-"""The HTML report in a real browser: it sorts, opens a test, shows the difference, and loads nothing.
+"""The HTML report in a real browser: it sorts, opens a test, shows the difference, and loads nothing."""
 
-It needs Chromium (`apt-get install chromium`). In CI it fails without; elsewhere it is skipped.
-"""
-
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from producer.grading.model import GroupReport, Report, SubmissionReport, TestReport, Verdict
 from producer.grading.reports import write
@@ -17,21 +12,6 @@ from producer.grading.reports import write
 ATTACK = (
     "<img src=x onerror=document.title='attacked'></script><script>document.title='attacked'</script>"
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Give Chromium, the same for all tests."""
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if executable is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("no Chromium here: apt-get install chromium")
-        pytest.skip("no Chromium here: apt-get install chromium")
-    with sync_playwright() as playwright:
-        # Its own sandbox does not work for root; the page is ours.
-        launched = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture
