@@ -187,7 +187,7 @@ class Newcomer:
     def scripts(self, block: Block) -> None:
         """Run a script."""
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", GIVEN + block.text],
+            [sys.executable, "-c", GIVEN + block.text],
             cwd=self.clone,
             env=self.env,
             capture_output=True,
