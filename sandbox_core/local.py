@@ -10,7 +10,6 @@ from typing import Self
 
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Result, Status
-from sandbox_core.pairs import run_pair
 from sandbox_core.sandbox import Cancel, Sandbox
 
 
@@ -23,8 +22,6 @@ class LocalRunner:
     def __init__(self, slots: int | None = None) -> None:
         self._slots = slots or len(os.sched_getaffinity(0))
         self._sandbox = Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES"), slots=self._slots)
-        self._pairs: Sandbox | None = None
-        self._one_pair = threading.Lock()
         self._stop = Cancel()
 
     @property
@@ -39,17 +36,17 @@ class LocalRunner:
     def run_pair(self, first: Job, second: Job) -> tuple[Result, Result, bool]:
         """Run two jobs, each reading what the other writes; say whether the second ended first.
 
-        They have jails of their own beside the others, so that neither waits for the other's.
+        What the sandbox refuses or fails at is a Result here, too, of both.
         """
-        with self._one_pair:
-            if self._pairs is None:
-                self._pairs = Sandbox(runtimes=os.environ.get("SANDBOXED_RUNTIMES"), slots=2)
-            pairs = self._pairs
-
-            def run(job: Job, reading: int, writing: int) -> Result:
-                return self._run(job, self._stop, pairs, reading, writing)
-
-            return run_pair(run, first, second)
+        try:
+            return self._sandbox.run_pair(first, second, cancel=self._stop)
+        except (InvalidJob, SandboxError) as error:
+            status = Status.INVALID_JOB if isinstance(error, InvalidJob) else Status.INTERNAL_ERROR
+            return (
+                Result(status, error=str(error), labels=first.labels),
+                Result(status, error=str(error), labels=second.labels),
+                False,
+            )
 
     def stop(self) -> None:
         """End what runs as cancelled."""
@@ -105,16 +102,9 @@ class LocalRunner:
             except BaseException as error:  # noqa: BLE001  # raised again where the results are taken
                 done.put((job, error))
 
-    def _run(
-        self,
-        job: Job,
-        cancel: Cancel,
-        sandbox: Sandbox | None = None,
-        stdin: int | None = None,
-        stdout: int | None = None,
-    ) -> Result:
+    def _run(self, job: Job, cancel: Cancel) -> Result:
         try:
-            return (sandbox or self._sandbox).run(job, cancel=cancel, stdin=stdin, stdout=stdout)
+            return self._sandbox.run(job, cancel=cancel)
         except InvalidJob as error:
             return Result(Status.INVALID_JOB, error=str(error), labels=job.labels)
         except SandboxError as error:
@@ -123,8 +113,6 @@ class LocalRunner:
     def close(self) -> None:
         """End the jails."""
         self._sandbox.close()
-        if self._pairs is not None:
-            self._pairs.close()
         self._stop.close()
 
     def __enter__(self) -> Self:

@@ -8,6 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+from typing import NamedTuple
 
 from sandbox_core.job import Job, Result
 
@@ -15,11 +16,22 @@ from sandbox_core.job import Job, Result
 Run = Callable[[Job, int, int], Result]
 
 
-def run_pair(run: Run, first: Job, second: Job) -> tuple[Result, Result, bool]:
-    """Run both jobs to their end, and say whether the second ended first.
+class PairResult(NamedTuple):
+    """What became of two jobs that ran as a pair."""
 
-    `run` is called in two threads. As soon as one job has ended the other reads end of file, and its
-    writing fails as to any closed pipe; so what ends in consequence ends later.
+    first: Result
+    second: Result
+    second_ended_first: bool
+
+
+def run_pair(
+    runs: tuple[Run, Run], first: Job, second: Job, *, stop: Callable[[], object]
+) -> PairResult:
+    """Run both jobs to their end; what either raises is raised once both have ended.
+
+    Each of `runs` is called in a thread of its own. As soon as one job has ended the other reads end
+    of file, and its writing fails as to any closed pipe; so what ends in consequence ends later. Where
+    one of them raises, `stop` is called, which is to end the other.
     """
     to_second, from_first = os.pipe()
     to_first, from_second = os.pipe()
@@ -29,9 +41,10 @@ def run_pair(run: Run, first: Job, second: Job) -> tuple[Result, Result, bool]:
 
     def serve(number: int, job: Job, reading: int, writing: int) -> None:
         try:
-            results[number] = run(job, reading, writing)
+            results[number] = runs[number](job, reading, writing)
         except BaseException as error:  # noqa: BLE001  # raised again by the caller's thread
             errors.append(error)
+            stop()
         finally:
             ended.append(number)
             for descriptor in (reading, writing):
@@ -40,8 +53,13 @@ def run_pair(run: Run, first: Job, second: Job) -> tuple[Result, Result, bool]:
 
     other = threading.Thread(target=serve, args=(1, second, to_second, from_second))
     other.start()
-    serve(0, first, to_first, from_first)
-    other.join()
+    try:
+        serve(0, first, to_first, from_first)
+        other.join()
+    except BaseException:
+        stop()  # Ctrl-C: nothing of the pair goes on without us
+        other.join()
+        raise
     if errors:
         raise errors[0]
-    return results[0], results[1], ended[0] == 1
+    return PairResult(results[0], results[1], ended[0] == 1)

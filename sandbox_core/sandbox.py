@@ -6,6 +6,7 @@ What a slot is, and what it keeps ready, is `sandbox_core.slot`'s. The worker, t
 
 import os
 import queue
+from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 from typing import Self
@@ -14,6 +15,7 @@ from sandbox_core import cgroups, users
 from sandbox_core.cancel import Cancel
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Limits, Result, Status, exceeded
+from sandbox_core.pairs import PairResult, Run, run_pair
 from sandbox_core.privileges import missing_capabilities
 from sandbox_core.runtimes import Runtime, Runtimes
 from sandbox_core.selftest import Wall, refuse_without_walls
@@ -100,6 +102,45 @@ class Sandbox:
             if cancel is not None and cancel.is_set():
                 return Result(Status.CANCELLED, labels=job.labels)
             return slot.run(job, runtime, relay or Relay(stdin, stdout, stderr), cancel)
+        finally:
+            self._free.put(slot)
+
+    def run_pair(self, first: Job, second: Job, *, cancel: Cancel | None = None) -> PairResult:
+        """Run two jobs at the same time, each reading what the other writes; waits for a free slot.
+
+        They take one slot, which has room for the second one beside it, made on first use: so a pair
+        never waits for a second slot that another pair holds. Both jails stand before either script
+        starts. Setting `cancel` ends both jobs.
+
+        Raises as `run` does, where either job can't be run as asked or the sandbox failed at one:
+        nothing of the other is left by then.
+        """
+        if not self._slots:
+            raise SandboxError("run a pair of jobs", "this sandbox is closed")
+        runtimes = []
+        for job in (first, second):
+            runtimes.append(_for_environment(self.runtimes[job.runtime], job))
+            self._check(job, runtimes[-1])
+        slot = self._free.get()
+        try:
+            if cancel is not None and cancel.is_set():
+                return PairResult(
+                    Result(Status.CANCELLED, labels=first.labels),
+                    Result(Status.CANCELLED, labels=second.labels),
+                    second_ended_first=False,
+                )
+            rooms = (slot, slot.beside())
+            for room, job, runtime in zip(rooms, (first, second), runtimes, strict=True):
+                room.prepare(job.limits, runtime, feed=True)
+            with closing(Cancel(also=cancel)) as stop:
+
+                def run_in(room: Slot, runtime: Runtime) -> Run:
+                    return lambda job, reading, writing: room.run(
+                        job, runtime, Relay(reading, writing), stop
+                    )
+
+                runs = (run_in(rooms[0], runtimes[0]), run_in(rooms[1], runtimes[1]))
+                return run_pair(runs, first, second, stop=stop.set)
         finally:
             self._free.put(slot)
 

@@ -73,8 +73,19 @@ class Slot:
             raise
         self.uids = [user.uid for user in self._users]
         self._free_uids = list(self.uids)
+        self._beside: Slot | None = None
         #: Set from any thread: the next job is to have new zygotes.
         self.stale = False
+
+    def beside(self) -> "Slot":
+        """Give room for a second job at the same time, for two that talk with each other.
+
+        It is made on first use and kept: most slots never need one.
+        """
+        self._heed_stale()
+        if self._beside is None:
+            self._beside = Slot(self._hierarchy, ahead=self._ahead)
+        return self._beside
 
     def run(
         self,
@@ -85,9 +96,7 @@ class Slot:
     ) -> Result:
         """Run `job` in a jail of `runtime`; the rest is as `Sandbox.run` says."""
         kind = _Kind(runtime, job.limits, feed=relay.stdin is not None)
-        if self.stale:
-            self.stale = False
-            self._drop_all()
+        self._heed_stale()
         try:
             jail = self._standing_ready(kind) or self._made_now(kind)
             with closing(jail), closing(_Successor(self, kind)) as successor:
@@ -113,6 +122,7 @@ class Slot:
     def prepare(self, limits: Limits, runtime: Runtime, *, feed: bool) -> None:
         """Have a jail stand ready for a job of `runtime` with `limits`."""
         kind = _Kind(runtime, limits, feed=feed)
+        self._heed_stale()
         if self._ahead and kind not in self._standing:
             self.make_room()
             self._standing[kind] = self._made_now(kind)
@@ -192,6 +202,13 @@ class Slot:
             for kind in [kind for kind in self._standing if kind.zygote == name]:
                 self._standing.pop(kind).close()
 
+    def _heed_stale(self) -> None:
+        if self.stale:
+            self.stale = False
+            if self._beside is not None:
+                self._beside.stale = True
+            self._drop_all()
+
     def _drop_all(self) -> None:
         for zygote in self._zygotes.values():
             zygote.close()
@@ -201,6 +218,9 @@ class Slot:
 
     def close(self) -> None:
         """End the zygotes and their jails, and let go of the user ids."""
+        if self._beside is not None:
+            self._beside.close()
+            self._beside = None
         self._drop_all()
         for user in self._users:
             user.close()
