@@ -6,9 +6,10 @@ thread pool, so that the event loop never waits for a socket.
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -107,7 +108,21 @@ class AsyncClient:
 
     async def submit_all(self, jobs: Iterable[Script]) -> list[AsyncFuture]:
         """Put several jobs in the queue, all or none, in one round trip."""
-        return [AsyncFuture(future) for future in await _submit(self._client, list(jobs))]
+        given = list(jobs)
+        futures = await _submit(self._client, lambda: self._client.submit_all(given))
+        return [AsyncFuture(future) for future in futures]
+
+    async def submit_pairs(
+        self, pairs: Iterable[tuple[Script, Script]]
+    ) -> list[tuple[AsyncFuture, AsyncFuture]]:
+        """Put pairs of jobs that talk with each other in the queue, as `Client.submit_pairs` does."""
+        given = list(pairs)
+
+        def submit() -> list[Future]:
+            return list(itertools.chain.from_iterable(self._client.submit_pairs(given)))
+
+        futures = [AsyncFuture(future) for future in await _submit(self._client, submit)]
+        return list(zip(futures[::2], futures[1::2], strict=True))
 
     def map(
         self,
@@ -200,7 +215,8 @@ class _Feed:
         self.read_ahead.clear()
         if not self._flying:
             self._moved = time.monotonic()
-        futures = await _submit(client, batch, self._flying.chunksize(len(batch)))
+        most = self._flying.chunksize(len(batch))
+        futures = await _submit(client, lambda: client.submit_chunks(batch, most))
         self._flying.sent(futures)
         for future in futures:
             _call_when_done(future, self._loop, self._land, future)
@@ -222,9 +238,9 @@ class _Feed:
         return True
 
 
-async def _submit(client: Client, jobs: Sequence[Script], chunksize: int = 1) -> list[Future]:
+async def _submit(client: Client, submit: Callable[[], list[Future]]) -> list[Future]:
     """Submit in a thread; where the task is cancelled meanwhile, so are the jobs."""
-    submitting = asyncio.ensure_future(asyncio.to_thread(client.submit_chunks, jobs, chunksize))
+    submitting = asyncio.ensure_future(asyncio.to_thread(submit))
     try:
         return await asyncio.shield(submitting)
     except asyncio.CancelledError:

@@ -106,11 +106,37 @@ class Client:
         """Do as `submit_all`, with up to `most` jobs in a message, which a worker runs in turn."""
         self._check_open()
         now = time.time()
-        made = [_job(given) for given in jobs]
-        if not made:
+        entries = [self._entry(given) for given in jobs]
+        return self._push(
+            entries, [self._message(chunk, now) for chunk in chunks.divide(entries, most)], now
+        )
+
+    def submit_pairs(self, pairs: Iterable[tuple[Script, Script]]) -> list[tuple[Future, Future]]:
+        """Put pairs of jobs in the queue; the two of a pair run at the same time, and talk.
+
+        Each reads, as its standard input, what the other writes; `Job.stdin` counts for nothing. When
+        one ends, the other reads end of file. Cancelling either ends both; the one whose result has the
+        earlier `finished_at` ended first.
+        """
+        self._check_open()
+        now = time.time()
+        entries: list[chunks.Entry] = []
+        messages = []
+        for pair in pairs:
+            first, second = (self._entry(given) for given in pair)
+            entries += (first, second)
+            one, other = ((entry.job_id, entry.text) for entry in (first, second))
+            messages.append(message.encode_pair(one, other, now, self._reply_to))
+        futures = self._push(entries, messages, now)
+        return list(zip(futures[::2], futures[1::2], strict=True))
+
+    def _entry(self, given: Script) -> chunks.Entry:
+        job = _job(given)
+        return chunks.Entry(self._new_id(), job, message.job_text(job))
+
+    def _push(self, entries: list[chunks.Entry], messages: list[bytes], now: float) -> list[Future]:
+        if not messages:
             return []
-        entries = [chunks.Entry(self._new_id(), job, message.job_text(job)) for job in made]
-        messages = [self._message(chunk, now) for chunk in chunks.divide(entries, most)]
         futures = [Future(entry.job_id, entry.job, self, now) for entry in entries]
         self._listener.watch(futures)  # before a worker can be quicker
         try:

@@ -14,7 +14,7 @@ from functools import cache
 
 from sandbox_core import Job
 from sandbox_core.job import content_bytes
-from sandbox_core.wire import QUEUE, SUBMITTED_AT, TASK, TASK_MANY, job_to_json
+from sandbox_core.wire import QUEUE, SUBMITTED_AT, TASK, TASK_MANY, TASK_PAIR, job_to_json
 
 #: Characters that a summary may have: it travels in every event that a monitor listens to.
 _SUMMARY = 200
@@ -87,6 +87,16 @@ def encode_chunk(entries: Sequence[tuple[str, str]], submitted_at: float, reply_
     return _message(TASK_MANY, new_id(), argument, told, submitted_at=submitted_at, reply_to=reply_to)
 
 
+def encode_pair(
+    first: tuple[str, str], second: tuple[str, str], submitted_at: float, reply_to: str
+) -> bytes:
+    """Give one message for two jobs that talk, each as its id and its `job_text`."""
+    entries = (f'{{"id": "{job_id}", "job": {text}}}' for job_id, text in (first, second))
+    argument = '{{"first": {}, "second": {}}}'.format(*entries)
+    told = f"a pair of jobs · {len(argument)} characters"
+    return _message(TASK_PAIR, new_id(), argument, told, submitted_at=submitted_at, reply_to=reply_to)
+
+
 def job_text(job: Job) -> str:
     """Give `job` as JSON."""
     return _to_json(job_to_json(job))
@@ -101,8 +111,8 @@ def _message(
         "job_id": task_id,
         "summary": json.dumps(told),
         "origin": json.dumps(_origin(os.getpid())),
-        # The jobs of a chunk have results, and it has none; a single one leaves that to the worker.
-        "ignore_result": "true" if task == TASK_MANY else "null",
+        # What holds several jobs has no result besides theirs; a single one leaves that to the worker.
+        "ignore_result": "null" if task == TASK else "true",
         "submitted_at": json.dumps(submitted_at),
         "reply_to": reply_to,
         "delivery_tag": new_id(),

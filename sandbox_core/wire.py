@@ -6,6 +6,11 @@ Content that is valid UTF-8 is a JSON string, other bytes are `{"base64": "…"}
 Jobs may also travel several in one message, a chunk: the task `TASK_MANY`, whose one argument is an
 array of `{"id": "…", "job": {…}}`. Each has its own result under its own id, as if it had come alone;
 the message's id means nothing and gets no result.
+
+Two jobs that talk with each other, each reading what the other writes, travel as a pair: the task
+`TASK_PAIR`, whose one argument is `{"first": {"id": "…", "job": {…}}, "second": {…}}`. They run at the
+same time in one slot of a worker. Each has its own result; the one with the earlier `finished_at` is of
+the job that ended first.
 """
 
 import base64
@@ -16,9 +21,10 @@ from typing import Any
 
 from sandbox_core.job import Job, Limits, Result, Status
 
-#: The Celery task, and the Redis list (Celery's queue) that it is taken from.
+#: The Celery tasks, and the Redis list (Celery's queue) that they are taken from.
 TASK = "sandboxed.run"
 TASK_MANY = "sandboxed.run_many"
+TASK_PAIR = "sandboxed.run_pair"
 QUEUE = "sandboxed"
 
 #: Celery's Redis backend keeps a task's result under this prefix and publishes it on a channel of the

@@ -46,12 +46,18 @@ class Watcher:
         self._complained = -_COMPLAIN_EVERY
 
     @contextmanager
-    def watching(self, job_id: str, settled: Callable[[], None] | None = None) -> Iterator[Cancel]:
+    def watching(
+        self,
+        job_id: str,
+        settled: Callable[[], None] | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[Cancel]:
         """Give a `Cancel` that is set as soon as the job's caller asks, while the block runs.
 
-        `settled` is called in the watcher's thread, again and again, from half a second on.
+        `settled` is called in the watcher's thread, again and again, from half a second on. `cancel`
+        is what to set for jobs that end together; else the job has one of its own.
         """
-        running = _Running(job_id, time.monotonic() + _SETTLED, Cancel(), settled)
+        running = _Running(job_id, time.monotonic() + _SETTLED, cancel or Cancel(), settled)
         key = object()  # not the id: the same job may be here twice after a redelivery
         with self._changed:
             self._jobs[key] = running

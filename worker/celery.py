@@ -51,7 +51,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # The queue of the contract, a list of this name in Redis.
         "task_default_queue": QUEUE,
         # The modules with tasks, imported when Celery wants them.
-        "include": ["worker.tasks", "worker.chunks"],
+        "include": ["worker.tasks", "worker.chunks", "worker.pairs"],
         #
         # No job is lost, none runs twice.
         #

@@ -24,7 +24,7 @@ from sandbox_core.job import Result, Status
 from worker import ledger
 from worker.celery import app
 from worker.summary import described
-from worker.tasks import LOOK_AGAIN_AFTER, RETRY_AFTER, attempt, store, take
+from worker.tasks import ENTRY, LOOK_AGAIN_AFTER, RETRY_AFTER, attempt, is_entry, store, take
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ _SLICE = 0.5
 
 #: Jobs in one message: more of them would only be sent round and round.
 _MOST = 1000
-#: Characters of an id; Celery's own are UUIDs.
-_LONGEST_ID = 200
 
 _Entry = dict[str, Any]
 
@@ -156,10 +154,7 @@ def _entries(args: tuple[object, ...], kwargs: dict[str, object]) -> list[_Entry
     match args:
         case ([*entries],) if not kwargs and len(entries) <= _MOST:
             for entry in entries:
-                match entry:
-                    case {"id": str(job_id), "job": _, **rest} if not rest:
-                        if 1 <= len(job_id) <= _LONGEST_ID:
-                            continue
-                raise ValueError(f'{wire.TASK_MANY}: expected {{"id": "…", "job": {{…}}}} for each job')
+                if not is_entry(entry):
+                    raise ValueError(f"{wire.TASK_MANY}: expected {ENTRY} for each job")
             return cast("list[_Entry]", entries)
     raise ValueError(f"{wire.TASK_MANY}: expected one argument, an array of at most {_MOST} jobs")

@@ -14,6 +14,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -31,19 +32,19 @@ from sandbox_core.wire import (
 #: Celery's states after which a result does not change any more (celery.states.READY_STATES).
 _FINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
-#: Stores the result of one job and takes the next: what is between two jobs of a chunk costs one
-#: round trip. A final result that is there stays.
-#: KEYS: attempts, cancel, result and running of the job to take, if any; the result of the other, if
-#: any. ARGV: whether to take one, its runner, seconds of its mark, seconds of counts and results;
-#: what to store.
+#: Stores the results of jobs and takes the next: what is between two jobs of a chunk costs one round
+#: trip. A final result that is there stays.
+#: KEYS: attempts, cancel, result and running of the job to take, if any; the results of the others.
+#: ARGV: whether to take one, its runner, seconds of its mark, seconds of counts and results; what to
+#: store.
 _STEP = """
-local done = KEYS[#KEYS]
-if ARGV[5] then
+for place = 5, #ARGV do
+    local done, record = KEYS[#KEYS - #ARGV + place], ARGV[place]
     local stored = redis.call('GET', done)
     local status = stored and string.match(stored, '"status": ?"(%u+)"')
     if not (status == 'SUCCESS' or status == 'FAILURE' or status == 'REVOKED') then
-        redis.call('SET', done, ARGV[5], 'EX', ARGV[4])
-        redis.call('PUBLISH', done, ARGV[5])
+        redis.call('SET', done, record, 'EX', ARGV[4])
+        redis.call('PUBLISH', done, record)
     end
 end
 if ARGV[1] ~= 'take' then
@@ -116,7 +117,8 @@ def take(
     attempts_key, running_key = f"{ATTEMPTS_PREFIX}{job_id}", f"{RUNNING_PREFIX}{job_id}"
     keys = [attempts_key, f"{CANCEL_PREFIX}{job_id}", f"{RESULT_PREFIX}{job_id}", running_key]
     values: list[object] = ["take", runner, longest, expires]
-    attempts, cancelled, stored, holder = _step(redis, keys, values, done)
+    others = () if done is None else (done,)
+    attempts, cancelled, stored, holder = _step(redis, keys, values, others)
     if _is_final(stored):
         return Taken(attempts, bool(cancelled), answered=True, running=False)
     if holder is not None and holder != runner.encode():
@@ -127,15 +129,14 @@ def take(
     return Taken(attempts, bool(cancelled), answered=False, running=False)
 
 
-def store(redis: Any, done: Answered, *, expires: int) -> None:
-    """Store the result of a job that is done, and tell those who wait for it."""
+def store(redis: Any, *done: Answered, expires: int) -> None:
+    """Store the results of jobs that are done, all at once, and tell those who wait for them."""
     _step(redis, [], ["", "", 0, expires], done)
 
 
-def _step(redis: Any, keys: list[str], values: list[object], done: Answered | None) -> Any:
-    if done is not None:
-        keys, values = [*keys, f"{RESULT_PREFIX}{done.job_id}"], [*values, done.record]
-    return _script(redis)(keys, values)
+def _step(redis: Any, keys: list[str], values: list[object], done: Sequence[Answered]) -> Any:
+    keys = [*keys, *(f"{RESULT_PREFIX}{one.job_id}" for one in done)]
+    return _script(redis)(keys, [*values, *(one.record for one in done)])
 
 
 @cache
@@ -146,6 +147,14 @@ def _script(redis: Any) -> Any:
 def leave(redis: Any, job_id: str) -> None:
     """Remove the mark of a run that ended without a result; a stored result needs no such step."""
     redis.delete(f"{RUNNING_PREFIX}{job_id}")
+
+
+def give_back(redis: Any, job_id: str) -> None:
+    """Undo that a job was taken: nothing was attempted."""
+    with redis.pipeline() as pipeline:
+        pipeline.delete(f"{RUNNING_PREFIX}{job_id}")
+        pipeline.decr(f"{ATTEMPTS_PREFIX}{job_id}")
+        pipeline.execute()
 
 
 def _is_final(stored: bytes | None) -> bool:

@@ -26,6 +26,8 @@ def described(args: object) -> str:
             kinds = {runtime_of([entry.get("job")]) for entry in chunk if isinstance(entry, dict)}
             kind = kinds.pop() if len(kinds) == 1 else None
             return f"{len(chunk)} {kind or 'different'} jobs"
+        case [{"first": {"job": first}, "second": {"job": second}}]:
+            return f"a pair: {described([first])} | {described([second])}"
     return "no job"
 
 

@@ -1,4 +1,6 @@
-"""The task `sandboxed.run`: a job as JSON in, its result as JSON out (worker.chunks has several).
+"""The task `sandboxed.run`: a job as JSON in, its result as JSON out.
+
+`worker.chunks` takes several at once, `worker.pairs` two that talk with each other.
 
 It always ends in a result: a script that fails is one, and so is a job that can't be run. Only a
 failure of the sandbox itself is tried again.
@@ -31,9 +33,15 @@ LOOK_AGAIN_AFTER = 5
 #: How often storing a result is tried again while Redis is away: about once in a second.
 _STORE_RETRIES = 300
 
+#: A job among others in one message, as the task's refusals write it.
+ENTRY = '{"id": "…", "job": {…}}'
+#: Characters of an id; Celery's own are UUIDs.
+_LONGEST_ID = 200
+
 _T = TypeVar("_T")
 
 watch = Watch(settings)
+WORN_OUT = f"the worker failed under it {settings.max_attempts} times; it is not tried again"
 jails = Jails(settings, watch.reports)
 follow_celery(jails)
 watcher = Watcher(lambda: app.backend.client)
@@ -107,6 +115,19 @@ def attempt(
             watch.reports.retried(job_id, str(error))
             raise
         result = Result(Status.INTERNAL_ERROR, error=str(error))
+    return whole(request, taken, args, result, job_id=job_id, started_at=started_at)
+
+
+def whole(
+    request: Any,
+    taken: ledger.Taken,
+    args: tuple[object, ...],
+    result: Result,
+    *,
+    job_id: str,
+    started_at: float,
+) -> Result:
+    """Give a result with all that the worker knows of it, and report it."""
     result = replace(
         result,
         worker=request.hostname,
@@ -136,10 +157,10 @@ def take(job_id: str, done: ledger.Answered | None = None) -> ledger.Taken:
     )
 
 
-def store(done: ledger.Answered) -> None:
-    """Store the result of a job, and tell those who wait for it."""
+def store(*done: ledger.Answered) -> None:
+    """Store the results of jobs, all at once, and tell those who wait for them."""
     ensured(
-        lambda: ledger.store(app.backend.client, done, expires=settings.result_expires),
+        lambda: ledger.store(app.backend.client, *done, expires=settings.result_expires),
         max_retries=_STORE_RETRIES,
     )
 
@@ -162,14 +183,13 @@ def _result(
 ) -> Result:
     """Give the result of the job in a task's arguments; `SandboxError` if there is none."""
     try:
-        job = _job(args, kwargs)
+        job = job_of(args, kwargs)
     except ValueError as error:
         return Result(Status.INVALID_JOB, error=str(error))
     if taken.cancelled:
         return Result(Status.CANCELLED, labels=job.labels)
     if taken.attempts > settings.max_attempts:
-        reason = f"the worker failed under it {settings.max_attempts} times; it is not tried again"
-        return Result(Status.INTERNAL_ERROR, error=reason, labels=job.labels)
+        return Result(Status.INTERNAL_ERROR, error=WORN_OUT, labels=job.labels)
     try:
         with watcher.watching(job_id, settled) as cancel:
             return jails.open().run(job, cancel=cancel)
@@ -177,7 +197,7 @@ def _result(
         return Result(Status.INVALID_JOB, error=str(error), labels=job.labels)
 
 
-def _job(args: tuple[object, ...], kwargs: dict[str, object]) -> Job:
+def job_of(args: tuple[object, ...], kwargs: dict[str, object]) -> Job:
     """Make the job in a task's arguments; `ValueError` for anything else, or a job too large."""
     if len(args) != 1 or kwargs:
         given = f"{len(args)} arguments" + (f" and {', '.join(kwargs)}" if kwargs else "")
@@ -186,6 +206,14 @@ def _job(args: tuple[object, ...], kwargs: dict[str, object]) -> Job:
     if problem := exceeded(job.limits, settings.maxima):
         raise ValueError(problem)
     return job
+
+
+def is_entry(value: object) -> bool:
+    """Whether this is a job with its id, as those have it that share a message."""
+    match value:
+        case {"id": str(job_id), "job": _, **rest} if not rest:
+            return 1 <= len(job_id) <= _LONGEST_ID
+    return False
 
 
 def _seconds(header: object) -> float | None:

@@ -14,7 +14,7 @@ import click
 
 from producer.cli import redis_option
 from producer.client import Client
-from producer.grading.dispatch import Dispatcher, Jails, LocalDispatcher, NoPairs, QueueDispatcher
+from producer.grading.dispatch import Dispatcher, Jails, LocalDispatcher, QueueDispatcher
 from producer.grading.grader import Asked, events, report_of
 from producer.grading.grading import key
 from producer.grading.loading import load_problem
@@ -205,8 +205,6 @@ def _dispatcher(ctx: click.Context, redis_url: str | None, *, local: bool) -> It
     with client:
         try:
             yield QueueDispatcher(client)
-        except NoPairs as error:
-            raise click.UsageError(str(error)) from None
         except (PermissionError, RuntimeError) as error:
             raise _Failure(str(error)) from None
 

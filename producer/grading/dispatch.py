@@ -6,7 +6,7 @@ ahead of their results. So a dispatcher takes tasks as they come up and gives ba
 
 import contextlib
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -52,11 +52,6 @@ class Dispatcher(Protocol):
         """How many tasks it likes to be given at once, while others are under way."""
         ...
 
-    @property
-    def pairs(self) -> bool:
-        """Whether it can run two jobs that talk with each other."""
-        ...
-
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Have tasks run, each under a number of the caller's."""
         ...
@@ -70,51 +65,80 @@ class Dispatcher(Protocol):
         ...
 
 
-class NoPairs(RuntimeError):
-    """Two jobs at the same time were asked of a queue whose workers can't do that."""
+@dataclass(slots=True)
+class _Flight:
+    """A task in the queue: one future, or that of each of a pair."""
+
+    number: int
+    futures: tuple[Future, ...]
+
+    def ended(self) -> Ended:
+        """Give what became of it; of a pair, the worker sees to it that the times tell the order."""
+        results = [future.result() for future in self.futures]
+        if len(results) == 1:
+            return Ended(results[0])
+        first, second = results
+        partner_first = (second.finished_at or 0.0) < (first.finished_at or 0.0)
+        return Ended(first, second, partner_first)
 
 
 class QueueDispatcher:
-    """Through the queue, by a client that stays the caller's.
-
-    Not two jobs that talk with each other: a queue hands out one at a time, so that each could wait
-    in vain for the other.
-    """
-
-    pairs = False
+    """Through the queue, by a client that stays the caller's."""
 
     def __init__(self, client: Client, width: int = 128) -> None:
         self._client = client
         self._landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
-        self._flying: dict[Future, int] = {}
+        self._flying: dict[Future, _Flight] = {}
         self.width = width
         self.batch = chunks.size(width)  # what then goes out in one message
 
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
-        """Put tasks in the queue, all in one round trip."""
+        """Put tasks in the queue, in one round trip those of either kind."""
         together = chunks.size(len(self._flying) + len(tasks))
-        futures = self._client.submit_chunks((task.job for _, task in tasks), together)
-        for future, (number, _) in zip(futures, tasks, strict=True):
-            self._flying[future] = number
+        single = [(number, task.job) for number, task in tasks if task.partner is None]
+        for future, (number, _) in zip(
+            self._client.submit_chunks((job for _, job in single), together), single, strict=True
+        ):
+            self._watch(_Flight(number, (future,)))
+        paired = [(number, task.job, task.partner) for number, task in tasks if task.partner]
+        for futures, (number, _, _) in zip(
+            self._client.submit_pairs((job, partner) for _, job, partner in paired), paired, strict=True
+        ):
+            self._watch(_Flight(number, futures))
+
+    def _watch(self, flight: _Flight) -> None:
+        for future in flight.futures:
+            self._flying[future] = flight
+        for future in flight.futures:
             future.add_done_callback(cast("Callable[[object], None]", self._landed.put))
 
     def wait(self) -> list[tuple[int, Ended]]:
         """Give what has ended; `TimeoutError` where nothing does within the client's patience."""
+        landed: list[_Flight] = []
+        while not landed:
+            landed = list(self._take())
+        return [(flight.number, flight.ended()) for flight in landed]
+
+    def _take(self) -> Iterator[_Flight]:
+        """Give the flight of each future that is done, once all of its futures are; wait for one."""
         longest = max(
             (future.job.limits.wall_time for future in self._flying if future.job), default=0.0
         )
         patience = self._client.patience(longest)
-        landed = []
+        futures = []
         try:
-            landed.append(self._landed.get(timeout=patience))
+            futures.append(self._landed.get(timeout=patience))
         except queue.Empty:
             if late := self._client.overdue(next(iter(self._flying)), patience):
                 raise late from None
-            return []
+            return
         with contextlib.suppress(queue.Empty):
             while True:
-                landed.append(self._landed.get_nowait())
-        return [(self._flying.pop(future), Ended(future.result())) for future in landed]
+                futures.append(self._landed.get_nowait())
+        for future in futures:
+            flight = self._flying.pop(future)
+            if not any(other in self._flying for other in flight.futures):
+                yield flight
 
     def close(self) -> None:
         """Cancel what still runs."""
@@ -147,7 +171,6 @@ class Jails(Protocol):
 class LocalDispatcher:
     """In jails on this host, which stay the caller's."""
 
-    pairs = True
     batch = 1
 
     def __init__(self, jails: Jails) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from producer.grading.dispatch import Dispatcher, Ended, NoPairs, Task
+from producer.grading.dispatch import Dispatcher, Ended, Task
 from producer.grading.judging import Terms
 from producer.grading.model import Report, SubmissionReport, TestReport, Verdict
 from producer.grading.plan import PackagePlan, Plan, refused, time_limit_from
@@ -69,8 +69,6 @@ def events(
     problem: Problem, submissions: Iterable[Submission], dispatcher: Dispatcher, asked: Asked
 ) -> Iterator[Event]:
     """Grade, and tell of each step as it is done; submissions end in any order."""
-    if (problem.functions or problem.metadata.interactive) and not dispatcher.pairs:
-        raise NoPairs("this problem takes two jails that talk with each other: grade with --local")
     try:
         if problem.functions is not None:
             from producer.grading.functions import FunctionPlan, collected  # noqa: PLC0415  # few need it

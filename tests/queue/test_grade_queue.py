@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import Client
-from producer.grading.dispatch import NoPairs, QueueDispatcher
+from producer.grading.dispatch import QueueDispatcher
 from producer.grading.grading import grade
 
 PACKAGES = Path(__file__).parents[1] / "data" / "packages"
@@ -30,12 +30,21 @@ PACKAGES = Path(__file__).parents[1] / "data" / "packages"
                 "wrong_answer/shouts.py": None,
             },
         ),
+        (
+            "guess",
+            {
+                "accepted/halves.py": None,
+                "run_time_error/dies.py": None,
+                "time_limit_exceeded/waits.py": None,
+                "wrong_answer/counts.py": None,
+            },
+        ),
     ],
 )
 def test_a_package_is_graded_through_the_queue(
     worker: Any, package: str, scores: dict[str, float | None]
 ) -> None:
-    """Validators and all."""
+    """Validators and all, also those that talk with the submission."""
     with Client(worker.url) as client:
         report = grade(PACKAGES / package, dispatcher=QueueDispatcher(client))
 
@@ -43,10 +52,46 @@ def test_a_package_is_graded_through_the_queue(
     assert all(one.as_expected for one in report.submissions)
 
 
-def test_what_takes_two_jails_at_a_time_is_refused_by_the_queue(worker: Any) -> None:
-    """With what to do instead."""
-    with Client(worker.url) as client, pytest.raises(NoPairs, match="--local"):
-        grade(PACKAGES / "guess", dispatcher=QueueDispatcher(client))
+FUNCTIONS = """
+from grading import points
+from solution import add, Counter
+
+@points(2)
+def test_add():
+    assert add([1], [2]) == [1, 2]
+
+def test_counter():
+    counter = Counter()
+    assert [counter.next(), counter.next()] == [1, 2]
+"""
+RIGHT = """
+def add(a, b):
+    return a + b
+class Counter:
+    count = 0
+    def next(self):
+        self.count += 1
+        return self.count
+"""
+HALF = RIGHT.replace("self.count += 1", "pass")
+
+
+def test_function_tests_run_in_two_jails_of_a_worker(worker: Any, tmp_path: Path) -> None:
+    """The submission in one, its checks in the other, in one slot."""
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p/tests.py").write_text(FUNCTIONS)
+    students = {"right.py": RIGHT, "half.py": HALF, "exits.py": "import os; os._exit(0)"}
+    for name, source in students.items():
+        (tmp_path / name).write_text(source)
+    with Client(worker.url) as client:
+        named = [tmp_path / name for name in students]
+        report = grade(tmp_path / "p", named, dispatcher=QueueDispatcher(client))
+
+    assert {one.name: (one.verdict.value, one.score) for one in report.submissions} == {
+        "right.py": ("AC", 3),
+        "half.py": ("WA", 2),
+        "exits.py": ("RTE", 0),
+    }
 
 
 def test_a_queue_that_is_away_is_one_line() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sandbox_core import Job
-from sandbox_core.wire import CANCEL_PREFIX, TASK, TASK_MANY, job_to_json, result_from_json
+from sandbox_core.wire import CANCEL_PREFIX, TASK, TASK_MANY, TASK_PAIR, job_to_json, result_from_json
 
 
 def test_a_celery_user_needs_no_producer(worker: Any) -> None:
@@ -140,7 +140,7 @@ def test_celery_can_look_at_the_worker(worker: Any) -> None:
     inspect = worker.celery.control.inspect(limit=1)
     (node,) = inspect.ping()
 
-    assert inspect.registered()[node] == [TASK, TASK_MANY]
+    assert inspect.registered()[node] == [TASK, TASK_MANY, TASK_PAIR]
     assert inspect.stats()[node]["pool"]["max-concurrency"] == 2
     assert [queue["name"] for queue in inspect.active_queues()[node]] == ["sandboxed"]
     # Whoever may look sees all of it; and nothing but JSON gets in.

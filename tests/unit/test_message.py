@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from producer import Job, Status, address, message, outcome
-from sandbox_core.wire import QUEUE, TASK, TASK_MANY, job_from_json
+from sandbox_core.wire import QUEUE, TASK, TASK_MANY, TASK_PAIR, job_from_json
 
 ID = "11111111-2222-4333-8444-555555555555"
 
@@ -60,6 +60,25 @@ def test_a_chunk_holds_each_job_with_its_id() -> None:
     assert envelope["headers"]["ignore_result"] is True
     assert envelope["headers"]["id"] not in (entry["id"] for entry in chunk)
     assert envelope["headers"]["argsrepr"].startswith("2 jobs · ")
+    assert "SECRET" not in json.dumps(envelope["headers"])
+
+
+def test_a_pair_holds_both_jobs_with_their_ids() -> None:
+    """As a chunk does, in an object that names their places."""
+    jobs = [Job("print('{}') # %s %(body)s"), Job("SECRET", files={"a": b"\xff"})]
+    first, second = ((f"{ID[:-1]}{n}", message.job_text(job)) for n, job in enumerate(jobs))
+    envelope = parse(message.encode_pair(first, second, 12.5, ID))
+    ((pair,), kwargs, _) = envelope["body"]
+
+    assert list(pair) == ["first", "second"]
+    assert [(entry["id"], job_from_json(entry["job"])) for entry in pair.values()] == [
+        (first[0], jobs[0]),
+        (second[0], jobs[1]),
+    ]
+    assert kwargs == {}
+    assert envelope["headers"]["task"] == TASK_PAIR
+    assert envelope["headers"]["ignore_result"] is True
+    assert envelope["headers"]["id"] not in (first[0], second[0])
     assert "SECRET" not in json.dumps(envelope["headers"])
 
 

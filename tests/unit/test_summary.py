@@ -19,6 +19,12 @@ from worker.summary import described, ended, escaped, size
         ([{"source": "", "runtime": ["python"]}], "? · 0 B"),
         ([{"source": "", "labels": "course"}], "python · 0 B"),
         ([{"source": "", "labels": {"a": 1, "b": "c"}}], "python · 0 B · b=c"),
+        (
+            [{"first": {"job": {"source": "1"}}, "second": {"job": {"source": "22", "runtime": "sh"}}}],
+            "a pair: python · 1 B | sh · 2 B",
+        ),
+        ([{"first": {"job": 7}, "second": {"job": []}}], "a pair: no job | no job"),
+        ([{"first": {"job": {"source": ""}}}], "no job"),
         ([{"runtime": "python"}], "no job"),
         ([], "no job"),
         ([{"source": ""}, {"source": ""}], "no job"),
