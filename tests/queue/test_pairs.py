@@ -5,6 +5,7 @@ import os
 import signal
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,6 +187,29 @@ def test_a_pair_whose_pool_process_is_killed_runs_again(
     found = results(worker, ids)
 
     assert [(one["status"], one["attempts"]) for one in found] == [("ok", 2)] * 2
+
+
+def test_a_pair_is_run_again_where_the_sandbox_fails_at_one(
+    start_worker: Callable[..., Any], wait_until: Callable[..., Any]
+) -> None:
+    """The other one does not go on alone."""
+    worker = start_worker("-c", "1")
+    script = {"source": "import time; time.sleep(4)"}
+    ids = send(worker, script, script)
+    pool_process = int(wait_until(lambda: worker.redis.get(RUNNING_PREFIX + ids[1])).split()[1])
+    # As for a single job (test_worker_faults): two processes of the jail, two of the one to come.
+    wait_until(lambda: sum(len(children(one)) >= 4 for one in children(pool_process)) == 2)
+    os.kill(children(pool_process)[-1], signal.SIGKILL)
+    found = results(worker, ids)
+
+    assert [(one["status"], one["attempts"]) for one in found] == [("ok", 2)] * 2
+    assert f"pair {ids[0]} {ids[1]} is tried again" in worker.log.read_text()
+
+
+def children(pid: int) -> list[int]:
+    """Give the processes that a process has started."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for task in tasks for child in task.read_text().split()]
 
 
 def test_a_pair_that_kills_every_worker_is_given_up(start_worker: Callable[..., Any]) -> None:

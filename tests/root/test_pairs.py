@@ -1,13 +1,17 @@
 """`Sandbox.run_pair`: two jobs at the same time, each reading what the other writes."""
 
+import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from sandbox_core import InvalidJob, Job, Limits, Sandbox, SandboxError, Status
 from sandbox_core.cancel import Cancel
+from sandbox_core.slot import prefix
 
 ASKS = "print(20, flush=True); print(int(input()) + 1, flush=True); input()"
 DOUBLES = "print(2 * int(input()), flush=True); open('seen', 'w').write(input())"
@@ -142,3 +146,27 @@ def test_many_threads_run_pairs_in_few_slots() -> None:
     assert results == [b"1\n"] * 15
     with pytest.raises(SandboxError, match="closed"):
         sandbox.run_pair(Job(""), Job(""))
+
+
+def test_pairs_leave_nothing_behind() -> None:
+    """No cgroup and no process of their users, no descriptor."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    with Sandbox() as sandbox:
+        for _ in range(20):
+            assert sandbox.run_pair(Job("print(1)"), Job("print(input())")).second.stdout == b"1\n"
+        (slot,) = sandbox._slots
+        uids = {*slot.uids, *slot.beside().uids}
+        assert of_users(sandbox, uids)  # the jails that stand ready
+
+    assert of_users(sandbox, uids) == []
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+def of_users(sandbox: Sandbox, uids: set[int]) -> list[str]:
+    """Give the cgroups and processes of these users."""
+    found = [name for uid in uids for name in sandbox.hierarchy.names(prefix(uid))]
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError):
+            if process.stat().st_uid in uids:
+                found.append(str(process))
+    return found
