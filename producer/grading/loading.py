@@ -131,7 +131,8 @@ def _validators(folder: Path, metadata: Metadata) -> tuple[Program, ...]:
         try:
             found.append(load_program(path, constants=metadata.constants))
         except BadProgram as error:
-            raise PackageError(f"{path.parent}: {error}") from None
+            instead = "--validator names another to use in its place, or default"
+            raise PackageError(f"{path.parent}: {error}; {instead}") from None
     return tuple(found)
 
 

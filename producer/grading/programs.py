@@ -160,4 +160,7 @@ def _main(called: str, files: Mapping[str, bytes], runtime: str | None) -> str:
         return top[0]
     if not files:
         raise BadProgram(f"{called}: an empty folder")
+    suffixes = sorted({Path(name).suffix for name in files})
+    if runtime is None and not set(suffixes) & set(RUNTIMES):
+        raise BadProgram(f"{called}: nothing here runs {' or '.join(filter(None, suffixes))} programs")
     raise BadProgram(f"{called}: no main file; name one main.py or __main__.py")

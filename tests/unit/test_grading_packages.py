@@ -195,3 +195,21 @@ def test_submissions_are_found_by_file_folder_glob_and_students(tmp_path: Path) 
     for nothing in (f"{tmp_path}/*.java", f"{tmp_path}/nobody"):
         with pytest.raises(NoSuchSubmission, match=nothing.replace("*", r"\*")):
             find_submissions(problem, [nothing])
+
+
+def test_a_validator_in_another_language_can_be_replaced(package: Path, tmp_path: Path) -> None:
+    """The refusal says which languages, and how."""
+    write("validation: custom\n", "problem.yaml")(package)
+    write("int main() {}\n", "output_validators", "exact", "validate.cc")(package)
+    write("\n", "output_validators", "exact", "validate.h")(package)
+    other = tmp_path / "mine.py"
+    other.write_text("")
+
+    with pytest.raises(
+        PackageError, match=r"exact: nothing here runs \.cc or \.h programs; --validator"
+    ):
+        load_problem(package).__enter__()
+    with load_problem(package, validator="default") as problem:
+        assert problem.validators == ()
+    with load_problem(package, validator=other) as problem:
+        assert [one.name for one in problem.validators] == ["mine.py"]
