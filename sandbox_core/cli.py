@@ -33,8 +33,12 @@ _COMMANDS = {
     "submit": _Lazy("producer.cli:submit", "Run a script through the queue."),
     "result": _Lazy("producer.cli:result", "Wait for a submitted job and show its result."),
     "cancel": _Lazy("producer.cli:cancel", "Stop a submitted job."),
-    "evaluate": _Lazy("producer.grading.cli:evaluate", "Judge a code model's samples: pass@k."),
-    "grade": _Lazy("producer.grading.command:grade", "Judge submissions against a problem's tests."),
+    "evaluate": _Lazy(
+        "producer.grading.evaluate_command:evaluate", "Judge a code model's samples: pass@k."
+    ),
+    "grade": _Lazy(
+        "producer.grading.grade_command:grade", "Judge submissions against a problem's tests."
+    ),
     "worker": _Lazy("worker.cli:worker", "Start a worker; Celery's own options pass through."),
     "up": _Lazy("worker.cli:up", "Start Redis, a worker and Flower, until Ctrl-C."),
     "top": _Lazy("worker.top:top", "Show the workers of a queue, live."),

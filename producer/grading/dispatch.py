@@ -6,10 +6,11 @@ ahead of their results. So a dispatcher takes tasks as they come up and gives ba
 
 import contextlib
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, cast
 
 from producer import chunks
@@ -40,7 +41,7 @@ class Ended:
 
 
 class Dispatcher(Protocol):
-    """Runs tasks, as many at a time as it likes."""
+    """Runs tasks, as many at a time as it likes: all that grading and evaluating ask of a sandbox."""
 
     @property
     def width(self) -> int:
@@ -63,6 +64,24 @@ class Dispatcher(Protocol):
     def close(self) -> None:
         """End what still runs."""
         ...
+
+
+def run_each(dispatcher: Dispatcher, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+    """Give each job with its result, as they finish; read no more jobs than can be under way."""
+    coming = enumerate(jobs)
+    under_way: dict[int, Job] = {}
+    more = True
+    while True:
+        room = dispatcher.width - len(under_way)
+        if more and (room >= dispatcher.batch or not under_way):
+            batch = list(islice(coming, room))
+            more = len(batch) == room
+            under_way.update(batch)
+            dispatcher.start([(number, Task(job)) for number, job in batch])
+        if not under_way:
+            return
+        for number, ended in dispatcher.wait():
+            yield under_way.pop(number), ended.result
 
 
 @dataclass(slots=True)

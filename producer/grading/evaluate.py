@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import KW_ONLY, astuple, dataclass, field
 from typing import IO, Any, Self
 
+from producer.grading.dispatch import Dispatcher
 from producer.grading.evaluate_jobs import PASSED, Isolated, Program, Settings, judge_whole
 from producer.grading.evaluate_problems import BadInput, Problem, read_problems, read_samples
-from producer.grading.runner import Runner
 
 DEFAULT_KS = (1, 10, 100)
 
@@ -75,7 +75,7 @@ def results_path(samples: str) -> str:
 def evaluate(
     problems: str,
     samples: str,
-    runner: Runner,
+    dispatcher: Dispatcher,
     *,
     isolated: bool = False,
     runs: int = 1,
@@ -86,6 +86,7 @@ def evaluate(
 ) -> Evaluation:
     """Judge every sample in the file `samples` and write the results, each beside its sample, to `out`.
 
+    `dispatcher` is a `QueueDispatcher(client)` or a `LocalDispatcher(jails)`; it is closed at the end.
     `progress` is called with how many programs are done, and of how many, repeats counted.
 
     Raises `BadInput` for a file that can't be used, `Broken` where a job could not be run.
@@ -97,11 +98,11 @@ def evaluate(
     if not seen:
         raise BadInput(f"{samples}: no samples in it")
     keys = {_key(run, program) for run in range(runs) for program, _ in seen}
-    with _Journal(f"{out}.part") as journal:
+    with contextlib.closing(dispatcher), _Journal(f"{out}.part") as journal:
         known = {key: result for key, result in journal.read() if key in keys}
         resumed = len(known)
         progress(resumed, len(keys))
-        for key, result in _judge(asked.programs(set(known)), runner, settings, isolated=isolated):
+        for key, result in _judge(asked.programs(set(known)), dispatcher, settings, isolated=isolated):
             journal.write(key, result)
             known[key] = result
             progress(len(known), len(keys))
@@ -127,11 +128,11 @@ def evaluate(
 
 
 def _judge(
-    programs: Iterator[Program], runner: Runner, settings: Settings, *, isolated: bool
+    programs: Iterator[Program], dispatcher: Dispatcher, settings: Settings, *, isolated: bool
 ) -> Iterator[tuple[str, str]]:
     if isolated:
-        return Isolated(runner, settings).judge(programs)
-    return judge_whole(programs, runner, settings)
+        return Isolated(dispatcher, settings).judge(programs)
+    return judge_whole(programs, dispatcher, settings)
 
 
 def _key(run: int, program: str) -> str:

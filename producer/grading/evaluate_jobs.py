@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from producer.grading.dispatch import Dispatcher, run_each
 from producer.grading.evaluate_problems import Problem
 from producer.grading.inside import source
-from producer.grading.runner import Runner
 from sandbox_core import Job, Limits, Result, Status
 
 PASSED = "passed"
@@ -54,7 +54,7 @@ class Settings:
 
 
 def judge_whole(
-    programs: Iterable[Program], runner: Runner, settings: Settings
+    programs: Iterable[Program], dispatcher: Dispatcher, settings: Settings
 ) -> Iterator[tuple[str, str]]:
     """Run each program with its checks in one interpreter; give its key and result as they finish."""
     waiting: dict[str, str] = {}
@@ -74,31 +74,31 @@ def judge_whole(
             }
             yield _job(script, given, settings, {_LABEL: program.key})
 
-    for job, result in _run(runner, jobs()):
+    for job, result in _run(dispatcher, jobs()):
         key = job.labels[_LABEL]
         yield key, _whole_verdict(result, waiting.pop(key))
 
 
-def _run(runner: Runner, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
+def _run(dispatcher: Dispatcher, jobs: Iterable[Job]) -> Iterator[tuple[Job, Result]]:
     """Give each job with its result; one that ran out of time hardly using any runs once more, alone.
 
     Either it sleeps, or it was kept waiting by what else the machine did.
     """
     again: list[Job] = []
-    for job, result in runner.map(jobs):
+    for job, result in run_each(dispatcher, jobs):
         if result.status is not Status.TIME_LIMIT or (result.cpu_time or 0) > _BUSY * result.wall_time:
             yield job, result
             continue
         again.append(job)
         if len(again) == _MOST_AGAIN:
-            yield from _alone(runner, again)
+            yield from _alone(dispatcher, again)
             again.clear()
-    yield from _alone(runner, again)
+    yield from _alone(dispatcher, again)
 
 
-def _alone(runner: Runner, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
+def _alone(dispatcher: Dispatcher, jobs: list[Job]) -> Iterator[tuple[Job, Result]]:
     for job in jobs:
-        yield from runner.map([job])
+        yield from run_each(dispatcher, [job])
 
 
 def _whole_verdict(result: Result, secret: str) -> str:
@@ -140,8 +140,8 @@ class _Apart:
 class Isolated:
     """Judges programs in two jails each; keeps the calls of each task for the next program."""
 
-    def __init__(self, runner: Runner, settings: Settings) -> None:
-        self._runner = runner
+    def __init__(self, dispatcher: Dispatcher, settings: Settings) -> None:
+        self._dispatcher = dispatcher
         self._settings = settings
         self._first_calls: dict[str, str] = {}
         self._unfit: dict[str, str] = {}
@@ -175,7 +175,7 @@ class Isolated:
             problem.task_id: problem for problem in problems if problem.task_id not in self._first_calls
         }
         jobs = (self._checks(problem, "[]", "[]", task) for task, problem in new.items())
-        for job, result in _run(self._runner, jobs):
+        for job, result in _run(self._dispatcher, jobs):
             task = job.labels[_LABEL]
             verdict = _ended(result) or result.text
             if verdict == "calls" and "calls" in result.files:
@@ -198,7 +198,7 @@ class Isolated:
             )
             for key, one in list(going.items())
         )
-        for job, result in _run(self._runner, jobs):
+        for job, result in _run(self._dispatcher, jobs):
             key = job.labels[_LABEL]
             ended = _ended(result)
             if ended is None and "answers" not in result.files:
@@ -215,7 +215,7 @@ class Isolated:
             self._checks(one.program.problem, one.calls, one.answers, key)
             for key, one in list(going.items())
         )
-        for job, result in _run(self._runner, jobs):
+        for job, result in _run(self._dispatcher, jobs):
             key = job.labels[_LABEL]
             one = going[key]
             verdict = _ended(result) or result.text[:_LONGEST]

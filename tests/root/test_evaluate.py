@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from producer.grading.dispatch import LocalDispatcher
 from producer.grading.evaluate import Evaluation, evaluate
 from producer.grading.evaluate_jobs import Settings
 from sandbox_core import Limits
@@ -64,7 +65,7 @@ def judge(
             written.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
             problems = written
         settings = Settings(Limits(wall_time=options.pop("wall_time", 3.0) * time_factor))
-        jails = options.pop("runner", runner)
+        jails = LocalDispatcher(options.pop("runner", runner))
         found = evaluate(str(problems), str(path), jails, settings=settings, **options)
         return found, [json.loads(line) for line in Path(found.results).read_text().splitlines()]
 

@@ -1,19 +1,19 @@
-"""The `sandboxed` commands of grading: `evaluate`."""
+"""The command `sandboxed evaluate`."""
 
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, cast
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
-from producer.cli import open_client, redis_option
+from producer.cli import redis_option
 from producer.grading.evaluate import DEFAULT_KS, Evaluation
 from producer.grading.evaluate import evaluate as evaluate_file
 from producer.grading.evaluate_jobs import Broken, Settings
 from producer.grading.evaluate_problems import BadInput
-from producer.grading.runner import Runner
+from producer.grading.local_option import local_option, open_dispatcher
 from sandbox_core import options
 
 EXIT_BROKEN = 3
@@ -38,7 +38,7 @@ def _ks(text: str) -> tuple[int, ...]:
 
 @click.command()
 @redis_option
-@click.option("--local", is_flag=True, help="Run the jobs in jails on this host, with no queue.")
+@local_option
 @click.option(
     "--isolated",
     is_flag=True,
@@ -95,11 +95,11 @@ def evaluate(
         limits["wall_time"] = _WALL_TIME
     settings = Settings(options.make_limits(**limits), runtime)
     try:
-        with _runner(ctx, redis_url, local=local) as runner, _progress() as progress:
+        with open_dispatcher(ctx, redis_url, local=local) as dispatcher, _progress() as progress:
             found = evaluate_file(
                 problems,
                 samples,
-                runner,
+                dispatcher,
                 isolated=isolated,
                 runs=runs,
                 ks=ks,
@@ -126,18 +126,6 @@ def _told(found: Evaluation) -> str:
         lines.append(f"{found.agreement:.2%} of the programs did alike in every run")
     lines.append(f"results: {found.results}")
     return "\n".join(lines)
-
-
-def _runner(
-    ctx: click.Context, redis_url: str | None, *, local: bool
-) -> AbstractContextManager[Runner]:
-    if not local:
-        return cast("AbstractContextManager[Runner]", open_client(redis_url))
-    if redis_url:
-        raise click.UsageError("--local needs no queue: leave out --redis")
-    # What can build jails is handed over by the group, since nothing here knows how.
-    opener: Callable[[], AbstractContextManager[Runner]] = ctx.obj
-    return opener()
 
 
 @contextmanager

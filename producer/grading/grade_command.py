@@ -4,8 +4,7 @@ import contextlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -13,11 +12,10 @@ from typing import IO, Any
 import click
 
 from producer.cli import redis_option
-from producer.client import Client
-from producer.grading.dispatch import Dispatcher, Jails, LocalDispatcher, QueueDispatcher
 from producer.grading.grader import Asked, events, report_of
 from producer.grading.grading import key
 from producer.grading.loading import load_problem
+from producer.grading.local_option import local_option, open_dispatcher
 from producer.grading.model import Report, SubmissionReport, Verdict
 from producer.grading.package_files import PackageError
 from producer.grading.problem import Problem, Submission
@@ -69,7 +67,7 @@ def _print_schema(ctx: click.Context, param: click.Parameter, value: bool) -> No
 
 @click.command()
 @redis_option
-@click.option("--local", is_flag=True, help="Run in jails on this host, with no queue.")
+@local_option
 @click.option("--all", "everything", is_flag=True, help="Run every test, whatever came before it.")
 @click.option("--check", is_flag=True, help="Exit with 1 where a submission is not as expected.")
 @click.option(
@@ -131,8 +129,6 @@ def grade(
     _check_targets(targets)
     limits = {name: value for name, value in given.items() if value is not None}
     options.make_limits(**limits)
-    if local and redis_url:
-        raise click.UsageError("--local needs no queue: leave out --redis")
     try:
         with load_problem(problem, validator=validator) as chosen:
             named = find_submissions(chosen, submissions, runtime)
@@ -184,29 +180,10 @@ def _grade(  # noqa: PLR0917  # what the command was given
             except OSError as error:
                 raise click.UsageError(f"--state: {state_file}: {error.strerror}") from None
             asked = replace(asked, state=state)
-        dispatcher = stack.enter_context(_dispatcher(ctx, redis_url, local=local))
+        dispatcher = stack.enter_context(open_dispatcher(ctx, redis_url, local=local))
         width = max(len(one.name) for one in named)
         progress = stack.enter_context(showing(len(named), min(width, 40)))
         return report_of(problem, events(problem, named, dispatcher, asked), progress)
-
-
-@contextlib.contextmanager
-def _dispatcher(ctx: click.Context, redis_url: str | None, *, local: bool) -> Iterator[Dispatcher]:
-    if local:
-        # What can build jails is handed over by the group, since nothing here knows how.
-        opener: Callable[[], AbstractContextManager[Jails]] = ctx.obj
-        with opener() as jails:
-            yield LocalDispatcher(jails)
-        return
-    try:
-        client = Client(redis_url)
-    except ValueError as error:
-        raise click.UsageError(str(error).removeprefix("url: ")) from None
-    with client:
-        try:
-            yield QueueDispatcher(client)
-        except (PermissionError, RuntimeError) as error:
-            raise _Failure(str(error)) from None
 
 
 def _write(report: Report, targets: dict[str, str | None], *, student: bool) -> None:
