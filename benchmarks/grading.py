@@ -1,10 +1,11 @@
-"""Measure grading: many submissions by many tests, beside as many bare jails.
+"""Measure grading, here and through the queue: many submissions by many tests, beside bare jails.
 
     python benchmarks/grading.py --submissions 200 --tests 50 --resume
 
-Half of the submissions are right, the others wrong, crashing or of bad syntax. Rounds of bare jails
-and of grading take turns in one run. With --resume the grading is killed at half and started again:
-the report has to be the one of a grading that was not, and no test may have run twice.
+Half of the submissions are right, the others wrong, or only now and then. Rounds of bare jails, of
+grading here and of grading through a queue take turns in one run. With --resume a grading of either
+kind is killed at half and started again: the report has to be the one of a grading that was not, and no
+test may have run twice.
 """
 
 import argparse
@@ -17,10 +18,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from producer.grading.dispatch import LocalDispatcher
+from queueing import queue
+
+from producer import Client
+from producer.grading.dispatch import Dispatcher, LocalDispatcher, QueueDispatcher
 from producer.grading.grading import grade
 from sandbox_core import Job, Sandbox
 from sandbox_core.local import LocalRunner
@@ -60,17 +65,18 @@ def bare(jobs: int) -> float:
         return jobs / (time.perf_counter() - began)
 
 
-def graded(problem: Path, students: list[Path]) -> float:
+def graded(problem: Path, students: list[Path], dispatcher: Dispatcher) -> float:
     """Grade, and give the tests in a second."""
-    with LocalRunner(SLOTS) as jails:
-        began = time.perf_counter()
-        report = grade(problem, students, dispatcher=LocalDispatcher(jails))
-        return sum(len(one.tests) for one in report.submissions) / (time.perf_counter() - began)
+    began = time.perf_counter()
+    report = grade(problem, students, dispatcher=dispatcher)
+    return sum(len(one.tests) for one in report.submissions) / (time.perf_counter() - began)
 
 
-def command(problem: Path, students: Path, state: Path, report: Path) -> subprocess.Popen[bytes]:
+def command(
+    problem: Path, students: Path, state: Path, report: Path, where: Sequence[str]
+) -> subprocess.Popen[bytes]:
     """Start the command."""
-    words = ["--local", "--state", state, "--json", report, problem, students]
+    words = [*where, "--state", state, "--json", report, problem, students]
     return subprocess.Popen(
         [sys.executable, "-m", "sandbox_core.cli", "grade", *map(str, words)],
         stderr=subprocess.DEVNULL,
@@ -83,17 +89,20 @@ def lines(state: Path) -> int:
     return state.read_bytes().count(b'{"of"') if state.exists() else 0
 
 
-def resumed(folder: Path, problem: Path, students: Path, total: int) -> dict[str, object]:
+def resumed(
+    folder: Path, problem: Path, students: Path, total: int, where: Sequence[str]
+) -> dict[str, object]:
     """Kill a grading at half, start it again, and compare."""
+    folder.mkdir()
     state = folder / "state"
-    first = command(problem, students, state, folder / "never")
+    first = command(problem, students, state, folder / "never", where)
     while lines(state) < total // 2:
         time.sleep(0.05)
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
     at_kill = lines(state)
-    command(problem, students, state, folder / "resumed").wait()
-    command(problem, students, folder / "state2", folder / "whole").wait()
+    command(problem, students, state, folder / "resumed", where).wait()
+    command(problem, students, folder / "state2", folder / "whole", where).wait()
     records = [json.loads(line) for line in state.read_text().splitlines()]
     tests = [(one["of"], one["name"]) for one in records if "of" in one]
     return {
@@ -122,22 +131,32 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of bare jails and of grading [3]")
     parser.add_argument("--resume", action="store_true", help="kill one at half, too")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as name, queue(slots=SLOTS) as url, Client(url) as client:
         folder = Path(name)
         problem, students = make(folder, given.submissions, given.tests)
         named = sorted(students.iterdir())
         share = max(len(named) // given.rounds, 1)
-        ratios = []
+        ratios: dict[str, list[float]] = {"here": [], "queue": []}
         for turn in range(given.rounds):
+            some = named[turn * share : (turn + 1) * share]
             jails = bare(300)
-            tests = graded(problem, named[turn * share : (turn + 1) * share])
-            ratios.append(tests / jails)
+            with LocalRunner(SLOTS) as runner:
+                here = graded(problem, some, LocalDispatcher(runner))
+            queued = graded(problem, some, QueueDispatcher(client))
+            ratios["here"].append(here / jails)
+            ratios["queue"].append(queued / jails)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"jails {jails:.0f}/s  tests {tests:.0f}/s  {tests / jails:.2f}  peak {peak:.0f} MiB")
-        print(f"median of the ratios: {statistics.median(ratios):.2f}")
+            print(
+                f"jails {jails:.0f}/s  here {here:.0f} tests/s {here / jails:.2f}"
+                f"  queue {queued:.0f} tests/s {queued / jails:.2f}  peak {peak:.0f} MiB",
+                flush=True,
+            )
+        for kind, each in ratios.items():
+            print(f"{kind}: median of the ratios {statistics.median(each):.2f}")
         if given.resume:
             total = given.submissions * given.tests
-            print(json.dumps(resumed(folder, problem, students, total)))
+            for kind, where in (("here", ["--local"]), ("queue", ["--redis", url])):
+                print(kind, json.dumps(resumed(folder / kind, problem, students, total, where)))
 
 
 if __name__ == "__main__":

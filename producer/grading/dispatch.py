@@ -8,7 +8,7 @@ import contextlib
 import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future as LocalFuture
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, cast
@@ -17,6 +17,10 @@ from producer import chunks
 from producer.client import Client
 from producer.future import Future
 from sandbox_core import Job, Result
+
+
+#: Seconds between two tries to end what runs.
+_STOP_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +200,14 @@ class LocalDispatcher:
         self._jails = jails
         self._pool = ThreadPoolExecutor(jails.slots, thread_name_prefix="grading")
         self._landed: queue.SimpleQueue[tuple[int, LocalFuture[Ended]]] = queue.SimpleQueue()
-        self._running = 0
+        self._running: set[LocalFuture[Ended]] = set()
         self.width = 2 * jails.slots  # one more each than can run, so that none waits for us
 
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Have tasks run as soon as there is room."""
         for number, task in tasks:
-            self._running += 1
             future = self._pool.submit(self._run, task)
+            self._running.add(future)
             future.add_done_callback(lambda done, number=number: self._land(number, done))  # type: ignore[misc]
 
     def _land(self, number: int, done: LocalFuture[Ended]) -> None:
@@ -220,12 +224,15 @@ class LocalDispatcher:
         with contextlib.suppress(queue.Empty):
             while True:
                 landed.append(self._landed.get_nowait())
-        self._running -= len(landed)
+        self._running.difference_update(done for _, done in landed)
         return [(number, done.result()) for number, done in landed]
 
     def close(self) -> None:
         """End what still runs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        if self._running:
+        running = self._running
+        while running:
+            # Again and again: what is only just about to start would not be ended by the first.
             self._jails.stop()
+            running = wait(running, _STOP_EVERY).not_done
         self._pool.shutdown(wait=True)

@@ -1,7 +1,7 @@
 """The jobs that decide whether a program passes its task's checks, and what their results say.
 
-In one interpreter (`inside/whole.py`): the verdict is a secret that only the end of the checks gives
-away. In two jails (`inside/function.py`, `inside/checks.py`): one answers calls, the other runs the
+In one interpreter (`jailed/whole.py`): the verdict is a secret that only the end of the checks gives
+away. In two jails (`jailed/function.py`, `jailed/checks.py`): one answers calls, the other runs the
 checks against the answers, and no more than plain values pass between them. Calls are not known before
 the checks have run, so these run against the reference first, once for each task; where a program's
 wrong answer leads them to other calls, both go another round.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from producer.grading.dispatch import Dispatcher, run_each
 from producer.grading.evaluate_problems import Problem
-from producer.grading.inside import source
+from producer.grading.jailed import source
 from sandbox_core import Job, Limits, Result, Status
 
 PASSED = "passed"
@@ -145,7 +145,7 @@ class Isolated:
         self._settings = settings
         self._first_calls: dict[str, str] = {}
         self._unfit: dict[str, str] = {}
-        self._scripts = {name: source(name) for name in ("function", "checks", "values")}
+        self._scripts = {name: source(name) for name in ("function", "checks", "plain_values")}
 
     def judge(self, programs: Iterable[Program]) -> Iterator[tuple[str, str]]:
         """Give the key and the result of each program, batch by batch."""
@@ -193,7 +193,7 @@ class Isolated:
                 {"program": one.program.text, "entry": one.program.problem.entry, "calls": one.calls},
                 self._settings,
                 {_LABEL: key},
-                files={"values.py": self._scripts["values"]},
+                files={"plain_values.py": self._scripts["plain_values"]},
                 collect=("answers",),
             )
             for key, one in list(going.items())
@@ -237,7 +237,7 @@ class Isolated:
             "calls": calls,
             "answers": answers,
         }
-        placed = {"values.py": self._scripts["values"]}
+        placed = {"plain_values.py": self._scripts["plain_values"]}
         labels = {_LABEL: key}
         return _job(
             self._scripts["checks"], given, self._settings, labels, files=placed, collect=("calls",)

@@ -61,7 +61,7 @@ def collected(tests: FunctionTests, terms: Terms) -> Generator[Task, Ended, tupl
 
 
 def _check(tests: FunctionTests, args: tuple[str, ...], wall_time: float) -> Job:
-    files = {
+    files: dict[str, str | bytes] = {
         "plain_values.py": source("plain_values"),
         "tests/tests.py": tests.source,
         **{f"tests/{path}": content for path, content in tests.files.items()},

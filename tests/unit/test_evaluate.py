@@ -9,7 +9,7 @@ import pytest
 
 from producer.grading.evaluate import pass_at_k
 from producer.grading.evaluate_problems import BadInput, read_problems, read_samples
-from producer.grading.inside.values import plain, value
+from producer.grading.jailed.plain_values import plain, value
 
 PROBLEM = {
     "task_id": "test/0",

@@ -1,12 +1,14 @@
-"""What function tests run inside the jails: sources to be placed there, not modules to import here.
+"""What grading runs inside the jails: sources to be placed there, not modules to import here.
 
-`student_side` imports the submission and does what it is asked; `tests_side` runs one check of
-`tests.py`. They share nothing but a line of JSON for each question and answer (`plain_values`).
+For `evaluate`, `whole` runs a program with its checks in one interpreter; `function` answers calls in a
+jail of its own, and `checks` runs checks against its answers in another. For function tests,
+`student_side` imports the submission and does what it is asked, and `tests_side` runs one check of
+`tests.py`. Where two jails are at work nothing but plain values passes between them (`plain_values`).
 """
 
 from pathlib import Path
 
 
-def source(name: str) -> bytes:
+def source(name: str) -> str:
     """Give the source of one of them."""
-    return (Path(__file__).parent / f"{name}.py").read_bytes()
+    return (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")

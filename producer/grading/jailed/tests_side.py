@@ -13,7 +13,7 @@ import sys
 import traceback
 import types
 
-from plain_values import decode, encode
+from plain_values import plain, value
 
 questions = os.fdopen(os.dup(1), "w", encoding="utf-8")
 answers = os.fdopen(os.dup(0), "r", encoding="utf-8")
@@ -21,6 +21,8 @@ os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 os.dup2(2, 1)
 
 LISTING = sys.argv[1:] == []
+#: Items of an iterator that are asked for at a time, at most: it may have no end.
+MOST_ITEMS = 1000
 NAME = "result.json"
 
 
@@ -62,7 +64,10 @@ def raised(told):
 
 
 class Remote:
-    """Something of the submission's that is no plain value, and stays there."""
+    """Something of the submission's that is no plain value, and stays there.
+
+    An object of a class that is derived from a plain one is equal to what that plain value is.
+    """
 
     def __init__(self, number):
         self.__dict__["_number"] = number
@@ -76,39 +81,68 @@ class Remote:
         told = ask(
             ask="call",
             of=self._number,
-            args=[encode(item, number_of) for item in args],
-            kwargs={name: encode(item, number_of) for name, item in kwargs.items()},
+            args=[sent(item) for item in args],
+            kwargs={name: sent(item) for name, item in kwargs.items()},
         )
         for ours, theirs in zip(args, told["args"]):
-            change(ours, decode(theirs, Remote))
+            change(ours, value(theirs, Remote))
         return value_of(told)
 
     def __len__(self):
         return value_of(ask(ask="length", of=self._number))
 
     def __getitem__(self, key):
-        return value_of(ask(ask="item", of=self._number, args=[encode(key, number_of)]))
+        return value_of(ask(ask="item", of=self._number, key=sent(key)))
 
     def __iter__(self):
-        return iter(value_of(ask(ask="list", of=self._number, args=[])))
+        iterator = value_of(ask(ask="iter", of=self._number))
+        count = 1
+        while True:
+            items = value_of(ask(ask="next", of=iterator._number, count=count))
+            yield from items
+            if len(items) < count:
+                return
+            count = min(2 * count, MOST_ITEMS)
+
+    def __next__(self):
+        for item in value_of(ask(ask="next", of=self._number, count=1)):
+            return item
+        raise StopIteration
 
     def __str__(self):
-        return str(value_of(ask(ask="text", of=self._number, args=[])))
+        return str(value_of(ask(ask="text", of=self._number)))
 
     def __bool__(self):
-        return True
+        return bool(value_of(ask(ask="truth", of=self._number)))
+
+    def __eq__(self, other):
+        # Never by a method of the submission's own, which might say so of anything.
+        if isinstance(other, Remote):
+            return self._number == other._number or self._held() == other._held() != []
+        return self._held() == [other]
+
+    def __hash__(self):
+        return hash(self._number)
+
+    def _held(self):
+        return value_of(ask(ask="held", of=self._number))
 
 
 def value_of(told):
     """Give the value in an answer."""
-    return decode(told["value"], Remote)
+    return value(told["value"], Remote)
 
 
-def number_of(value):
+def sent(ours):
+    """Write what is given to the submission: plain values, and things of its own."""
+    return plain(ours, number_of)
+
+
+def number_of(ours):
     """Give the number of what was given to us; nothing else of ours goes over."""
-    if isinstance(value, Remote):
-        return value._number
-    raise TypeError(f"a {type(value).__name__} can't be given to the submission, only plain values")
+    if isinstance(ours, Remote):
+        return ours._number
+    raise TypeError(f"a {type(ours).__name__} can't be given to the submission, only plain values")
 
 
 def change(ours, theirs):

@@ -13,7 +13,7 @@ import sys
 import types
 from typing import Any
 
-from values import plain, value  # type: ignore[import-not-found]  # placed beside this script
+from plain_values import plain, value  # placed beside this script
 
 _LONGEST = 500  # characters of a failure's text
 
@@ -31,7 +31,7 @@ def main() -> None:
     try:
         exec(compile(given["program"], "<program>", "exec", dont_inherit=True), vars(module))  # noqa: S102
         function = vars(module)[given["entry"]]
-    except BaseException as error:  # noqa: BLE001  # a program may raise whatever it likes
+    except BaseException as error:  # a program may raise whatever it likes
         _write([_ended(error)])
         return
     answers: list[dict[str, Any]] = []
@@ -45,14 +45,14 @@ def main() -> None:
 def _answer(function: Any, positional: list[Any], named: dict[str, Any]) -> dict[str, Any]:
     try:
         answer = function(*positional, **named)
-    except Exception as error:  # noqa: BLE001  # a program may raise whatever it likes
+    except Exception as error:  # a program may raise whatever it likes
         built_in = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
         return {"raised": [built_in.__name__, str(error)[:_LONGEST]]}
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:
         return _ended(error)
     try:
         return {"value": plain(answer)}
-    except BaseException as error:  # noqa: BLE001  # an object's own iterator may raise, too
+    except BaseException as error:  # an object's own iterator may raise, too
         return {"ended": f"the answer can't leave the function: {error}"[:_LONGEST]}
 
 
