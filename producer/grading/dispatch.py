@@ -18,7 +18,6 @@ from producer.client import Client
 from producer.future import Future
 from sandbox_core import Job, Result
 
-
 #: Seconds between two tries to end what runs.
 _STOP_EVERY = 0.1
 
@@ -230,9 +229,8 @@ class LocalDispatcher:
     def close(self) -> None:
         """End what still runs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        running = self._running
-        while running:
+        while running := [future for future in self._running if not future.done()]:
             # Again and again: what is only just about to start would not be ended by the first.
             self._jails.stop()
-            running = wait(running, _STOP_EVERY).not_done
+            wait(running, _STOP_EVERY)
         self._pool.shutdown(wait=True)
