@@ -227,7 +227,7 @@ SCHEMA = {
     "failure": (set(), set(), {"type", "message"}),
     "error": (set(), set(), {"type", "message"}),
 }
-TIME = re.compile(r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]*)?")
+TIME = re.compile(r"(([0-9]{0,3},)*[0-9]{3}|[0-9]{0,3})*(\.[0-9]{0,3})?")
 MIXED = {"failure", "error"}
 
 
