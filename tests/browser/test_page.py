@@ -99,6 +99,17 @@ def test_the_grid_has_a_cell_for_each_submission_and_test(open_page):
     assert page.locator("#summary").inner_text() == "4 submissions · 2 tests · time limit 2 s"
 
 
+def test_tests_of_the_same_name_go_by_their_groups_as_well(open_page):
+    """As much of a name as it takes to tell it from the others."""
+    names = ("sample/1", "secret/a/1", "secret/b/1", "secret/b/2")
+    tests = tuple(TestReport(name, "", Verdict.AC, 0.1, 0.1, 1 << 20, "") for name in names)
+    page = open_page(
+        Report("p", (SubmissionReport("a.py", Verdict.AC, None, None, None, None, tests),))
+    )
+
+    assert page.locator("#grid thead th.t").all_inner_texts() == ["sample/1", "a/1", "b/1", "2"]
+
+
 @pytest.mark.parametrize(
     ("column", "up", "down"),
     [

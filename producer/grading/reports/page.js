@@ -28,9 +28,20 @@ const bytes = value => value == null ? "" : value < 1048576 ? `${(value / 1024).
 const number = value => value == null ? "" : String(Math.round(value * 1000) / 1000);
 const points = (score, most) => score == null ? "" : most == null ? number(score) : `${number(score)} / ${number(most)}`;
 const chip = verdict => make("span", { class: `v ${verdict}`, title: about.words[verdict] }, verdict);
-// A path may go on in another line after each of its folders.
-const broken = name => name.split("/").flatMap((part, index) => index ? ["/", document.createElement("wbr"), part] : [part]);
-const short = name => name.split("/").slice(-1)[0];
+// A path may go on in another line after each of its folders, and a long name after each of its words.
+const broken = name => name.split(/(?<=[/_])/).flatMap(part => [part, document.createElement("wbr")]);
+
+// A test goes by the last parts of its name: as few as tell it from all others.
+const short = (() => {
+  const ending = (name, parts) => name.split("/").slice(-parts).join("/");
+  const labels = new Map(about.tests.map(name => [name, ending(name, 1)]));
+  for (let parts = 2; parts < 9; parts++) {
+    const once = new Set(), twice = new Set();
+    for (const label of labels.values()) (once.has(label) ? twice : once).add(label);
+    for (const [name, label] of labels) if (twice.has(label)) labels.set(name, ending(name, parts));
+  }
+  return name => labels.get(name);
+})();
 
 for (const one of submissions) {
   const tests = Object.values(one.tests);
@@ -279,6 +290,8 @@ function words(from, to) {
 }
 
 // Time and memory, a column for each test: the range of all submissions, and each as a dot.
+const ending = label => label.length > 8 ? `…${label.slice(-7)}` : label;
+
 function plot(title, name, told, scale, limit) {
   const dots = [];
   submissions.forEach((one, s) => Object.entries(one.tests).forEach(([t, test]) => {
@@ -300,7 +313,7 @@ function plot(title, name, told, scale, limit) {
   }
   const every = Math.ceil(about.tests.length / (width / 40));
   about.tests.forEach((test, t) => {
-    if (t % every === 0) svg.append(draw("text", { x: x(t), y: height - 6, "text-anchor": "middle" }, short(test).slice(0, 7)));
+    if (t % every === 0) svg.append(draw("text", { x: x(t), y: height - 6, "text-anchor": "middle" }, ending(short(test))));
     const values = dots.filter(dot => dot.t === t).map(dot => dot.value);
     if (values.length > 1) svg.append(draw("line", { class: "range", x1: x(t), x2: x(t), y1: y(Math.min(...values)), y2: y(Math.max(...values)) }));
   });
