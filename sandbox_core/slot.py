@@ -125,7 +125,11 @@ class Slot:
         self._heed_stale()
         if self._ahead and kind not in self._standing:
             self.make_room()
-            self._standing[kind] = self._made_now(kind)
+            try:
+                self._standing[kind] = self._made_now(kind)
+            except (SandboxError, OSError):
+                self._drop(runtime)  # as above
+                raise
 
     def make_room(self) -> None:
         """Take down the jail of the kind that has waited longest, if there is none to spare."""
