@@ -111,6 +111,7 @@ class QueueDispatcher:
         self._client = client
         self._landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._flying: dict[Future, _Flight] = {}
+        self._longest = 0.0  # the largest wall limit so far, in seconds
         self.width = width
         self.batch = chunks.size(width)  # what then goes out in one message
 
@@ -131,6 +132,8 @@ class QueueDispatcher:
     def _watch(self, flight: _Flight) -> None:
         for future in flight.futures:
             self._flying[future] = flight
+            if future.job:
+                self._longest = max(self._longest, future.job.limits.wall_time)
         for future in flight.futures:
             future.add_done_callback(cast("Callable[[object], None]", self._landed.put))
 
@@ -143,10 +146,7 @@ class QueueDispatcher:
 
     def _take(self) -> Iterator[_Flight]:
         """Give the flight of each future that is done, once all of its futures are; wait for one."""
-        longest = max(
-            (future.job.limits.wall_time for future in self._flying if future.job), default=0.0
-        )
-        patience = self._client.patience(longest)
+        patience = self._client.patience(self._longest)
         futures = []
         try:
             futures.append(self._landed.get(timeout=patience))
