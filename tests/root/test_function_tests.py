@@ -102,13 +102,17 @@ def same(thing): return thing
 def nothing(): return Counter()
 def span(): return range(2, 5)
 
+class Metres(float): pass
+def length(): return Metres(0.1 + 0.2)
+
 class Stack(list):
     def push(self, item):
         self.append(item)
         return self
 """
 USES = """
-from solution import counted, ordered, point, endless, some, same, nothing, span, Stack
+from solution import counted, ordered, point, endless, some, same, nothing, span, length, Stack
+from pytest import approx
 from itertools import islice
 
 def test_derived_classes_are_what_they_hold():
@@ -117,6 +121,8 @@ def test_derived_classes_are_what_they_hold():
     assert point() == (1, 2) and point().y == 2 and point()[0] == 1
     assert span() == range(2, 5) and list(span()) == [2, 3, 4]
     assert not nothing() and counted("a")
+    assert length() == approx(0.3) and approx(0.3) == length() and length() != approx(0.4)
+    assert [counted("a"), (point(), 1)] == [{"a": 1}, ((1, 2), 1)]
 
 def test_objects_stay_what_they_are_as_they_change():
     stack = Stack()

@@ -228,6 +228,8 @@ class approx:
         self.expected, self.rel, self.abs = expected, rel, abs
 
     def __eq__(self, other):
+        if isinstance(other, Remote):
+            return other == self  # by what it holds
         if isinstance(self.expected, (list, tuple)):
             return (
                 type(other) is type(self.expected)
