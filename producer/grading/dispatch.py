@@ -16,6 +16,7 @@ from typing import Protocol, cast
 from producer import chunks
 from producer.client import Client
 from producer.future import Future
+from producer.window import DEFAULT_SIZE
 from sandbox_core import Job, Result
 
 #: Seconds between two tries to end what runs.
@@ -107,7 +108,7 @@ class _Flight:
 class QueueDispatcher:
     """Through the queue, by a client that stays the caller's."""
 
-    def __init__(self, client: Client, width: int = 128) -> None:
+    def __init__(self, client: Client, width: int = DEFAULT_SIZE) -> None:
         self._client = client
         self._landed: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._flying: dict[Future, _Flight] = {}
