@@ -35,6 +35,7 @@ _HISTOGRAMS = {
     "cpu_time": ("sandboxed_job_cpu_seconds", "CPU time, user and system, of all in the jail."),
 }
 _KEPT_ERRORS = 5
+_UNKNOWN = "unknown"
 
 
 class Metrics:
@@ -70,8 +71,19 @@ class Metrics:
         self._lock = threading.Lock()
         self._by_status: Tally[str] = Tally()
         self._errors: deque[dict[str, Any]] = deque(maxlen=_KEPT_ERRORS)
-        self.runtimes: Collection[str] = ()
+        self._runtimes: Collection[str] = ()
         self.registry.register(self)
+
+    def expect(self, runtimes: Collection[str]) -> None:
+        """Count the jobs of these runtimes by name, and those of others as of an unknown one.
+
+        Each count is there from the start, as 0: Prometheus sees no growth in one that appears as 1,
+        and the first failure would alert nobody.
+        """
+        self._runtimes = runtimes
+        for runtime in (*runtimes, _UNKNOWN):
+            for status in Status:
+                self._jobs.labels(status.value, runtime)
 
     def take(self, record: Record) -> None:
         """Count one report."""
@@ -85,7 +97,7 @@ class Metrics:
             self._retries.inc()
             return
         # A name that no runtime has would make a series of its own for each caller's whim.
-        runtime = record["runtime"] if record["runtime"] in self.runtimes else "unknown"
+        runtime = record["runtime"] if record["runtime"] in self._runtimes else _UNKNOWN
         self._jobs.labels(record["status"], runtime).inc()
         with self._lock:
             self._by_status[record["status"]] += 1

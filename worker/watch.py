@@ -1,6 +1,7 @@
 """What can be watched of a worker, tied to Celery's life: reports, metrics, the format of its log."""
 
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ class Watch:
         self.metrics = Metrics(self._gauges)
         self._settings = settings
         self._worker: Any = None
+        self._started_at = 0.0
         self._stop: Callable[[], None] | None = None
         signals.worker_init.connect(self._worker_init)
         signals.after_setup_logger.connect(self._log_is_set_up)
@@ -33,7 +35,7 @@ class Watch:
 
     def start(self, worker: Any, port: int | None) -> None:
         """Take the pool's reports from here on, and serve Prometheus on `port`."""
-        self._worker = worker
+        self._worker, self._started_at = worker, time.time()
         self.reports.listen(self.metrics.take)
         port = port or self._settings.metrics_port
         if port is not None:
@@ -63,6 +65,7 @@ class Watch:
             ("sandboxed_taking_jobs", "1 while it takes jobs, 0 when drained or without Redis."): float(
                 consumer is not None and taking_jobs(consumer)
             ),
+            ("sandboxed_start_time_seconds", "When it started (Unix time)."): self._started_at,
         }
 
 
@@ -79,7 +82,7 @@ class WatchStep(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery ships 
         """Start it; ends the worker where the port is taken."""
         from worker.tasks import jails, watch  # noqa: PLC0415  # which import this module
 
-        watch.metrics.runtimes = jails.found["runtimes"]
+        watch.metrics.expect(jails.found["runtimes"])
         watch.start(worker, self._port)
 
     def stop(self, worker: Any) -> None:  # noqa: ARG002  # Celery's signature

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -122,6 +123,18 @@ def wait_until(look: Callable[[], Any], timeout: float = 15) -> Any:
 def _wait_until() -> Callable[..., Any]:
     """Wait for something: `wait_until(look, timeout=15)`."""
     return wait_until
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """Find a port that nobody listens on."""
+
+    def free_port() -> int:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port: int = free.getsockname()[1]
+        return port
+
+    return free_port
 
 
 @pytest.fixture(scope="session")

@@ -47,13 +47,6 @@ def ask(worker: Any, command: str) -> Any:
     return answer
 
 
-def free_port() -> int:
-    """Give a port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
 def scrape(port: int) -> dict[tuple[str, ...], float]:
     """Give the samples of a worker's metrics, by name and sorted values of their labels."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
@@ -165,7 +158,7 @@ def is_zygote(process: Path) -> bool:
 
 
 def test_metrics_are_of_the_jobs_that_ran(
-    start_worker: Callable[..., Any], wait_until: Callable[..., Any]
+    start_worker: Callable[..., Any], wait_until: Callable[..., Any], free_port: Callable[[], int]
 ) -> None:
     """Jobs by status and runtime, histograms that add up, slots; from every process of the pool."""
     port = free_port()

@@ -26,11 +26,8 @@ def tool(name: str, package: str) -> str:
 
 def metric_names() -> set[str]:
     """Give the names that a worker's metrics have."""
-    metrics = Metrics(
-        lambda: dict.fromkeys(
-            [("sandboxed_slots", ""), ("sandboxed_slots_busy", ""), ("sandboxed_taking_jobs", "")], 0.0
-        )
-    )
+    gauges = ("slots", "slots_busy", "taking_jobs", "start_time_seconds")
+    metrics = Metrics(lambda: dict.fromkeys([(f"sandboxed_{name}", "") for name in gauges], 0.0))
     metrics.take(
         {"status": "ok", "runtime": "", "queue_time": 1, "setup_time": 1, "wall_time": 1, "cpu_time": 1}
     )
