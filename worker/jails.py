@@ -5,6 +5,7 @@ a `Sandbox` with a slot for each. A worker on a host that can't make one doesn't
 """
 
 import mmap
+import tempfile
 import threading
 from typing import Any
 
@@ -82,6 +83,7 @@ def follow_celery(jails: Jails) -> None:
         if pool not in (*_ONE_JOB, _THREADS):
             refuse(f"the pool {pool.rpartition('.')[2]} can't run jobs; use prefork or threads")
         try:
+            tempfile.gettempdir()  # where Celery's pool keeps a file; the error names the places
             jails.check()
         except (SandboxError, ValueError, OSError) as error:
             refuse(f"this host can't run jobs: {error}")

@@ -222,16 +222,17 @@ def test_a_worker_is_killed_under_a_job(composed: Composed) -> None:
     [
         *((capability, capability) for capability in CAPABILITIES),
         ("/run", "/run/sandboxed"),
+        ("/tmp", "temporary directory found in ['/tmp'"),
         ("seccomp", "pivot"),
     ],
 )
 def test_nothing_that_is_granted_is_spare(composed: Composed, without: str, told: str) -> None:
     """Without any one of the options the worker refuses to start, and names what is missing."""
-    options = ["--cap-drop", "ALL", "--read-only", "--tmpfs", "/tmp"]
+    options = ["--cap-drop", "ALL", "--read-only"]
     for capability in CAPABILITIES:
         options += ["--cap-add", capability] if capability != without else []
-    if without != "/run":
-        options += ["--tmpfs", "/run"]
+    for place in ("/run", "/tmp"):
+        options += ["--tmpfs", place] if place != without else []
     if without != "seccomp":
         options += ["--security-opt", f"seccomp={ROOT}/deploy/seccomp.json"]
     network = f"{composed.project}_default"
