@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Run a command apart: in a pid namespace and in cgroups of its own. Exit code: the command's.
+"""Run a command apart: with processes, cgroups and shared memory of its own. Exit code: the command's.
 
-    .ci/apart.py COMMAND [ARGUMENT...]
+    .ci/apart.py [--lane N] COMMAND [ARGUMENT...]
 
 So parts of the tests can run side by side, and each finds only what it has left itself: they look
 for processes and cgroups on all of the host, and whichever sandbox is made next clears away the jails
-of one that was killed. What is given to each sandbox once on a host, its users' ids, stays shared.
+of one that was killed. Jobs of different lanes (0 to 3) are of different users: the kernel counts the
+processes of each user, wherever they are.
 """
 
+import argparse
+import fcntl
 import os
 import signal
 import subprocess
@@ -18,6 +21,9 @@ from typing import NoReturn
 #: cgroup v1 has a tree for each; the last is v2's.
 CONTROLLERS = ("memory", "pids", "cpuacct", "")
 CGROUPS = Path("/sys/fs/cgroup")
+#: Where a sandbox holds users for its jobs; the first of them, and how many there are for a lane.
+USERS, FIRST, WIDTH = Path("/run/sandboxed"), 60_000, 290
+NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--ipc", "--cgroup", "--mount-proc")
 
 
 def trees() -> list[tuple[Path, Path]]:
@@ -36,10 +42,14 @@ def trees() -> list[tuple[Path, Path]]:
     return found
 
 
-def inside(pairs: list[str], command: list[str]) -> NoReturn:
+def inside(lane: int, pairs: list[str], command: list[str]) -> NoReturn:
     """Run the command with its own cgroups where the host's were, as the child of an init."""
     for mount, cgroup in zip(pairs[::2], pairs[1::2], strict=True):
         subprocess.run(["mount", "--bind", cgroup, mount], check=True)
+    for place in ("/dev/shm", USERS):  # noqa: S108  # ours alone
+        subprocess.run(["mount", "-t", "tmpfs", "apart", place], check=True)
+    for uid in range(FIRST, FIRST + lane * WIDTH):  # held for as long as we live
+        fcntl.flock(os.open(USERS / str(uid), os.O_RDWR | os.O_CREAT, 0o600), fcntl.LOCK_EX)
     child = os.fork()
     if child == 0:
         # A shell has what it starts in the background ignore it, and so would whatever that starts.
@@ -54,24 +64,26 @@ def inside(pairs: list[str], command: list[str]) -> NoReturn:
 
 def main() -> int:
     """Make the cgroups, run the command in them and remove them."""
-    if sys.argv[1:2] == ["--inside"]:
-        end = sys.argv.index("--")
-        inside(sys.argv[2:end], sys.argv[end + 1 :])
-    if len(sys.argv) == 1:
-        sys.exit(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--lane", type=int, choices=range(4), default=0)
+    parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("command", nargs=argparse.REMAINDER)
+    asked = parser.parse_args()
+    if asked.inside is not None:
+        inside(asked.lane, asked.inside, asked.command[1:])
     made = [(mount, cgroup / f"apart-{os.getpid()}") for mount, cgroup in trees()]
-    before = {cgroup: cgroup.parent for _, cgroup in made}
+    USERS.mkdir(mode=0o700, exist_ok=True)
     for _, cgroup in made:
         cgroup.mkdir()
         (cgroup / "cgroup.procs").write_text(str(os.getpid()))
     pairs = [str(path) for pair in made for path in pair]
-    namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--mount-proc"]
     try:
-        again = [sys.executable, __file__, "--inside", *pairs, "--", *sys.argv[1:]]
-        return subprocess.run([*namespaces, "--", *again], check=False).returncode
+        again = [sys.executable, __file__, "--lane", str(asked.lane), "--inside", *pairs, "--"]
+        command = ["unshare", *NAMESPACES, "--", *again, *asked.command]
+        return subprocess.run(command, check=False).returncode
     finally:
-        for cgroup, parent in before.items():
-            (parent / "cgroup.procs").write_text(str(os.getpid()))
+        for _, cgroup in made:
+            (cgroup.parent / "cgroup.procs").write_text(str(os.getpid()))
             for path, _, _ in os.walk(cgroup, topdown=False):
                 os.rmdir(path)
 
