@@ -73,6 +73,18 @@ def _children(parent: int) -> list[int]:
     return [int(pid) for task in tasks for pid in task.read_text().split()]
 
 
+def _stopped_below(parent: int) -> bool:
+    """Whether a process below `parent` sleeps as one does after the step that it stops at."""
+    for pid in _children(parent):
+        try:
+            sleeps = "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
+        except FileNotFoundError:
+            continue  # it ended while we looked
+        if sleeps or _stopped_below(pid):
+            return True
+    return False
+
+
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -105,13 +117,14 @@ def test_a_supervisor_killed_after_any_step_leaves_nothing(
     with subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE) as supervisor:
         assert supervisor.stdout is not None
         assert supervisor.stdout.readline() == b"ready\n"
-        time.sleep(0.3 + 0.05 * time_factor)
-        assert supervisor.poll() is None
-        end = time.monotonic() + 5 + 0.5 * time_factor
-        while not (zygotes := _children(supervisor.pid)) and time.monotonic() < end:
+        end = time.monotonic() + 20 * time_factor
+        while not (stopped := _stopped_below(supervisor.pid)) and time.monotonic() < end:
             time.sleep(0.02)
+        assert supervisor.poll() is None
+        zygotes = _children(supervisor.pid)
         supervisor.kill()
     _settled(leftovers, before)
+    assert stopped
     assert zygotes
     end = time.monotonic() + 1 + 0.1 * time_factor
     while any(map(_runs, zygotes)) and time.monotonic() < end:
