@@ -3,6 +3,7 @@
 Run under `.ci/docker_host.py`, which gives a dockerd of its own with stand-ins for the base images.
 """
 
+import itertools
 import json
 import os
 import secrets
@@ -20,12 +21,15 @@ import pytest
 from celery import Celery
 
 from producer import Client, Job, Limits
+from sandbox_core import Sandbox
 
 pytestmark = pytest.mark.docker
 
 ROOT = Path(__file__).resolve().parents[2]
 #: In docker-compose.yml; the test of the removed ones names each.
 CAPABILITIES = ("SYS_ADMIN", "SYS_PTRACE", "SETUID", "SETGID", "SETPCAP", "CHOWN", "KILL")
+#: The one directory of the host that a worker's container has.
+LOCKS = "/run/sandboxed"
 MINUTES = 180.0  # seconds; an emulated or busy host is slow
 
 
@@ -147,7 +151,7 @@ def test_friendly_and_hostile_jobs_from_outside(composed: Composed) -> None:
 
 
 def test_a_workers_container_has_little(composed: Composed) -> None:
-    """Not privileged, a read-only root, no socket of Docker's, nothing of the host but its kernel."""
+    """Not privileged, a read-only root, no socket of Docker's, of the host its kernel and the locks."""
     (container,) = composed.containers("worker")
     (found,) = json.loads(docker("inspect", container).stdout)
 
@@ -155,7 +159,7 @@ def test_a_workers_container_has_little(composed: Composed) -> None:
     assert found["HostConfig"]["ReadonlyRootfs"] is True
     assert found["HostConfig"]["CapDrop"] == ["ALL"]
     assert sorted(found["HostConfig"]["CapAdd"]) == sorted(CAPABILITIES)
-    assert found["Mounts"] == []
+    assert [(mount["Source"], mount["Destination"]) for mount in found["Mounts"]] == [(LOCKS, LOCKS)]
 
 
 def test_flower_wants_its_password(composed: Composed) -> None:
@@ -188,9 +192,28 @@ def test_flower_wants_its_password(composed: Composed) -> None:
         assert "OUTPUT" not in text
 
 
+def test_no_two_jobs_on_the_host_are_of_one_user(composed: Composed) -> None:
+    """In several containers, and on the host itself: the kernel counts the processes of each user."""
+    composed("up", "-d", "--scale", "worker=3")
+    wait_until(lambda: composed.healthy("worker", 3))
+    job = Job("import os, time; time.sleep(4); print(os.getuid())", limits=Limits(wall_time=12))
+    with Client(composed.url(), timeout=MINUTES) as client, Sandbox() as sandbox:
+        futures = [client.submit(job) for _ in range(8)]
+        here = sandbox.run(job)
+        there = [future.result() for future in futures]
+
+    at_once = [
+        (one, other)
+        for one, other in itertools.combinations(there, 2)
+        if one.started_at < other.finished_at and other.started_at < one.finished_at
+    ]
+    assert [one for one, other in at_once if one.worker != other.worker]
+    assert [(one, other) for one, other in at_once if one.text == other.text] == []
+    assert here.text not in [result.text for result in there]
+
+
 def test_a_worker_is_killed_under_a_job(composed: Composed) -> None:
     """One of three; what becomes of the job is the last test's, since it takes a while."""
-    composed("up", "-d", "--scale", "worker=3")
     wait_until(lambda: composed.healthy("worker", 3))
     address = composed.url("worker")
     with (
@@ -221,7 +244,7 @@ def test_a_worker_is_killed_under_a_job(composed: Composed) -> None:
     ("without", "told"),
     [
         *((capability, capability) for capability in CAPABILITIES),
-        ("/run", "/run/sandboxed"),
+        (LOCKS, LOCKS),
         ("/tmp", "temporary directory found in ['/tmp'"),
         ("seccomp", "pivot"),
     ],
@@ -231,8 +254,8 @@ def test_nothing_that_is_granted_is_spare(composed: Composed, without: str, told
     options = ["--cap-drop", "ALL", "--read-only"]
     for capability in CAPABILITIES:
         options += ["--cap-add", capability] if capability != without else []
-    for place in ("/run", "/tmp"):
-        options += ["--tmpfs", place] if place != without else []
+    options += ["--tmpfs", "/tmp"] if without != "/tmp" else []
+    options += ["--volume", f"{LOCKS}:{LOCKS}"] if without != LOCKS else []
     if without != "seccomp":
         options += ["--security-opt", f"seccomp={ROOT}/deploy/seccomp.json"]
     network = f"{composed.project}_default"
