@@ -5,7 +5,7 @@
 
 So parts of the tests can run side by side, and each finds only what it has left itself: they look
 for processes and cgroups on all of the host, and whichever sandbox is made next clears away the jails
-of one that was killed. Jobs of different lanes (0 to 3) are of different users: the kernel counts the
+of one that was killed. Jobs of different lanes (0 to 7) are of different users: the kernel counts the
 processes of each user, wherever they are.
 """
 
@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,7 +23,7 @@ from typing import NoReturn
 CONTROLLERS = ("memory", "pids", "cpuacct", "")
 CGROUPS = Path("/sys/fs/cgroup")
 #: Where a sandbox holds users for its jobs; the first of them, and how many there are for a lane.
-USERS, FIRST, WIDTH = Path("/run/sandboxed"), 60_000, 290
+USERS, FIRST, WIDTH = Path("/run/sandboxed"), 60_000, 145
 NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--ipc", "--cgroup", "--mount-proc")
 
 
@@ -62,10 +63,19 @@ def inside(lane: int, pairs: list[str], command: list[str]) -> NoReturn:
     sys.exit(code if code >= 0 else 128 - code)
 
 
+def remove(cgroup: Path) -> None:
+    """Remove a cgroup and those below it, when the last of their processes has ended."""
+    deadline = time.monotonic() + 10
+    for path, _, _ in os.walk(cgroup, topdown=False):
+        while Path(path, "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.rmdir(path)
+
+
 def main() -> int:
     """Make the cgroups, run the command in them and remove them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--lane", type=int, choices=range(4), default=0)
+    parser.add_argument("--lane", type=int, choices=range(8), default=0)
     parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
@@ -80,12 +90,15 @@ def main() -> int:
     try:
         again = [sys.executable, __file__, "--lane", str(asked.lane), "--inside", *pairs, "--"]
         command = ["unshare", *NAMESPACES, "--", *again, *asked.command]
-        return subprocess.run(command, check=False).returncode
+        running = subprocess.Popen(command)
+        # Whoever ends us ends what we run, and the cgroups go. unshare(1) itself ignores SIGTERM.
+        signal.signal(signal.SIGTERM, lambda *_: running.kill())
+        code = running.wait()
+        return code if code >= 0 else 128 - code
     finally:
         for _, cgroup in made:
             (cgroup.parent / "cgroup.procs").write_text(str(os.getpid()))
-            for path, _, _ in os.walk(cgroup, topdown=False):
-                os.rmdir(path)
+            remove(cgroup)
 
 
 if __name__ == "__main__":
