@@ -3,6 +3,7 @@
 
 VENV := .venv
 TESTS ?= tests
+EXTRAS ?= embedded,flower,dev
 
 RECENT := import sys; sys.exit(sys.version_info < (3, 11))
 VERSION_OF := import sys; print("%d.%d" % sys.version_info[:2])
@@ -61,7 +62,7 @@ $(READY): pyproject.toml
 			'$(PYTHON) makes no virtual environments: on Debian, apt-get install python3-venv' >&2; exit 1; }; \
 		$(PYTHON) -m venv --clear $(VENV); }
 	@echo 'Setting up $(VENV), a minute or so …'
-	@$(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[embedded,flower,dev]'
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 clean:
