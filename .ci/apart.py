@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Run a command apart: with processes, cgroups and shared memory of its own. Exit code: the command's.
 
-    .ci/apart.py [--lane N] COMMAND [ARGUMENT...]
+    .ci/apart.py COMMAND [ARGUMENT...]
 
 So parts of the tests can run side by side, and each finds only what it has left itself: they look
 for processes and cgroups on all of the host, and whichever sandbox is made next clears away the jails
-of one that was killed. Jobs of different lanes (0 to 7) are of different users: the kernel counts the
-processes of each user, wherever they are.
+of one that was killed. The jobs of each are of users that no other has, seven at a time: the kernel
+counts the processes of a user wherever they are.
 """
 
 import argparse
@@ -17,13 +17,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 #: cgroup v1 has a tree for each; the last is v2's.
 CONTROLLERS = ("memory", "pids", "cpuacct", "")
 CGROUPS = Path("/sys/fs/cgroup")
-#: Where a sandbox holds users for its jobs; the first of them, and how many there are for a lane.
+#: Where a sandbox holds users for its jobs; the first of them, and how many there are for each lane.
+#: The first lane is of those who do not run apart.
 USERS, FIRST, WIDTH = Path("/run/sandboxed"), 60_000, 145
+LANES, LOCKS = range(1, 8), Path("/run/sandboxed-apart")
 NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--ipc", "--cgroup", "--mount-proc")
 
 
@@ -63,6 +65,20 @@ def inside(lane: int, pairs: list[str], command: list[str]) -> NoReturn:
     sys.exit(code if code >= 0 else 128 - code)
 
 
+def free_lane() -> tuple[int, IO[str]]:
+    """Give a lane that nobody else on this host is in, and the file that holds it while it is open."""
+    LOCKS.mkdir(exist_ok=True)
+    for lane in LANES:
+        file = (LOCKS / str(lane)).open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+        else:
+            return lane, file
+    sys.exit(f"apart: {len(LANES)} others run apart on this host; wait for one to end")
+
+
 def remove(cgroup: Path) -> None:
     """Remove a cgroup and those below it, when the last of their processes has ended."""
     deadline = time.monotonic() + 10
@@ -75,12 +91,13 @@ def remove(cgroup: Path) -> None:
 def main() -> int:
     """Make the cgroups, run the command in them and remove them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--lane", type=int, choices=range(8), default=0)
+    parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--inside", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     asked = parser.parse_args()
     if asked.inside is not None:
         inside(asked.lane, asked.inside, asked.command[1:])
+    lane, _held = free_lane()
     made = [(mount, cgroup / f"apart-{os.getpid()}") for mount, cgroup in trees()]
     USERS.mkdir(mode=0o700, exist_ok=True)
     for _, cgroup in made:
@@ -88,7 +105,7 @@ def main() -> int:
         (cgroup / "cgroup.procs").write_text(str(os.getpid()))
     pairs = [str(path) for pair in made for path in pair]
     try:
-        again = [sys.executable, __file__, "--lane", str(asked.lane), "--inside", *pairs, "--"]
+        again = [sys.executable, __file__, "--lane", str(lane), "--inside", *pairs, "--"]
         command = ["unshare", *NAMESPACES, "--", *again, *asked.command]
         running = subprocess.Popen(command)
         # Whoever ends us ends what we run, and the cgroups go. unshare(1) itself ignores SIGTERM.
