@@ -176,3 +176,42 @@ def test_what_is_left_to_do_at_the_end_is_done(run, what):
     assert (warm.status, warm.exit_code, warm.text) == (fresh.status, fresh.exit_code, fresh.text)
     assert _ADDRESS.sub(b"", warm.stderr) == _ADDRESS.sub(b"", fresh.stderr)
     assert warm.files == fresh.files
+
+
+#: A script's own words at the call that the short way out ends with.
+_LEAVE = """
+import os
+def leave(code, exit=os._exit, write=os.write):
+    write(1, b"the short way")
+    exit(code)
+os._exit = leave
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "short"),
+    [
+        ("print(1)", True),
+        ("import json, random, re; print(json.dumps([random.random()]))", True),
+        ("import collections, datetime, decimal, enum, functools, typing; print(1)", True),
+        ("class A: pass\nmany = [A() for _ in range(9)]; many.append(many)", True),
+        ("import threading; threading.Thread(target=print).start()", True),
+        # What `atexit` calls has been called by then, and this is.
+        ("import weakref\nclass A: pass\na = A(); weakref.finalize(a, print, 'end')", True),
+        ("raise SystemExit", False),
+        ("1 / 0", False),
+        ("file = open('x', 'w'); file.write('held back')", False),
+        (
+            "import threading, time; threading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+            False,
+        ),
+        ("def rows():\n    try: yield 1\n    finally: print('end')\nrow = rows(); next(row)", False),
+        ("class A:\n    def __del__(self): print('end')\na = A()", False),
+        ("import gc; gc.freeze()", False),
+    ],
+)
+def test_the_short_way_out_is_taken_where_nothing_is_left_to_do(run, source, short):
+    """And only there, whichever Python it is: it goes by what an interpreter is made of."""
+    result = run(_LEAVE + source, processes=2)
+
+    assert result.text.endswith("the short way") is short, result.stdout
