@@ -49,7 +49,9 @@ class Worker:
 
     def wait_until_ready(self) -> None:
         """Return as soon as it answers."""
-        wait_until(lambda: self.process.poll() is not None or self.celery.control.ping(timeout=0.2))
+        ping = self.celery.control.ping
+        # A busy host takes its time for the imports alone.
+        wait_until(lambda: self.process.poll() is not None or ping(timeout=0.2), 60)
         assert self.process.poll() is None, self.log.read_text()
 
     def send(self, *args: object, task_id: str | None = None, **options: Any) -> str:

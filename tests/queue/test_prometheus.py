@@ -9,11 +9,13 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 import urllib.parse
 import urllib.request
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +148,29 @@ def jails_of(users: set[int]) -> set[str]:
 def kill_under_a_job(worker: Any, wait_until: Callable[..., Any]) -> int:
     """Kill a worker while it runs a job, and give how many jails it leaves."""
     worker.running(worker.send(SLEEPER))
+    users: set[int] = set()
+
+    def settled() -> bool:
+        nonlocal users
+        before, users = users, users_below(worker.process.pid)
+        time.sleep(0.5)
+        return users == before != set()
+
+    wait_until(settled)  # it has its jail, and the next one stands ready
     processes = processes_of(worker.process.pid)
-    users = {Path(f"/proc/{process}").stat().st_uid for process in processes} - {0}
     worker.process.kill()
     worker.process.wait()
     wait_until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
     return len(jails_of(users))
+
+
+def users_below(ancestor: int) -> set[int]:
+    """Give the users, besides root, that processes below one are of."""
+    users = {0}
+    for process in processes_of(ancestor):
+        with suppress(FileNotFoundError):  # it ended while we looked
+            users.add(Path(f"/proc/{process}").stat().st_uid)
+    return users - {0}
 
 
 def run_all(worker: Any) -> list[tuple[str, dict[str, Any]]]:
