@@ -134,8 +134,9 @@ def processes_of(ancestor: int) -> set[int]:
     """Give all processes below one."""
     found: set[int] = set()
     for task in Path("/proc").glob(f"{ancestor}/task/*/children"):
-        for child in map(int, task.read_text().split()):
-            found |= {child} | processes_of(child)
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            for child in map(int, task.read_text().split()):
+                found |= {child} | processes_of(child)
     return found
 
 

@@ -77,18 +77,17 @@ def _stopped_below(parent: int) -> bool:
     """Whether a process below `parent` sleeps as one does after the step that it stops at."""
     for pid in _children(parent):
         try:
-            sleeps = "nanosleep" in Path(f"/proc/{pid}/wchan").read_text()
-        except FileNotFoundError:
+            if "nanosleep" in Path(f"/proc/{pid}/wchan").read_text() or _stopped_below(pid):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
             continue  # it ended while we looked
-        if sleeps or _stopped_below(pid):
-            return True
     return False
 
 
 def _runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
