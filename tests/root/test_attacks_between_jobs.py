@@ -19,9 +19,16 @@ _SCRIPT_WALL = 20.0 * battery.TIME_FACTOR
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Sandbox]:
-    """Two slots, for two jobs at once, in runtimes that see a directory of canaries too."""
-    with battery.canary() as table, Sandbox(table, slots=2) as sandbox:
+def table() -> Iterator[Path]:
+    """Have the battery's runtimes: one is shown a directory of canaries, one has modules loaded."""
+    with battery.canary() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def two(table: Path) -> Iterator[Sandbox]:
+    """Two slots, for two jobs at once."""
+    with Sandbox(table, slots=2) as sandbox:
         yield sandbox
 
 
@@ -217,7 +224,8 @@ _LEAVES = {
 }
 
 _RESIDUE = """
-import builtins, ctypes, decimal, json, locale, os, random, resource, signal, sys, time
+import asyncio, builtins, ctypes, decimal, json, locale, logging, os, random, resource, signal, socket, sqlite3
+import sys, tempfile, threading, time, uuid
 """
 
 _LEAVE = (
@@ -234,6 +242,15 @@ sys.path.insert(0, "/tmp")
 sys.setrecursionlimit(5000)
 decimal.getcontext().prec = 3
 random.seed(1)
+logging.basicConfig(level=1)
+logging.addLevelName(50, "left")
+socket.setdefaulttimeout(77)
+sqlite3.register_adapter(complex, str)
+asyncio.set_event_loop(asyncio.new_event_loop())
+tempfile.tempdir = "/box/left"
+threading.excepthook = print
+threading.stack_size(1 << 20)
+uuid._last_timestamp = 2 ** 62
 os.umask(0)
 os.nice(7)
 os.chdir("/tmp")
@@ -266,6 +283,11 @@ print(json.dumps({
     "timer": signal.getitimer(signal.ITIMER_REAL), "open": sorted(os.listdir("/proc/self/fd")),
     "main": sorted(name for name in globals() if name.startswith("l")), "modules": len(sys.modules),
     "mounts": len(open("/proc/self/mountinfo").readlines()),
+    "log": [logging.root.level, len(logging.root.handlers), logging.getLevelName(50)],
+    "sockets": socket.getdefaulttimeout(), "adapters": sorted(map(str, sqlite3.adapters)),
+    "loop": asyncio.get_event_loop_policy()._local._loop is None, "temporary": tempfile.tempdir,
+    "threads": [threading.excepthook.__name__, threading.stack_size(), threading.active_count()],
+    "timestamp": uuid._last_timestamp,
 }))
 """
 )
@@ -273,12 +295,12 @@ print(json.dumps({
 
 @pytest.mark.parametrize("runtime", battery.PYTHONS)
 @pytest.mark.parametrize("way", _LEAVES)
-def test_a_job_finds_nothing_of_the_one_before(runtime: str, way: str) -> None:
+def test_a_job_finds_nothing_of_the_one_before(table: Path, runtime: str, way: str) -> None:
     """However that one ended and whatever it changed: files, interpreter, process, environment."""
     limits = Limits(processes=2, wall_time=_SCRIPT_WALL)
     short = Limits(processes=2, wall_time=0.7 * battery.TIME_FACTOR)
     look = Job(_LOOK, runtime=runtime, limits=limits)
-    with Sandbox() as sandbox:
+    with Sandbox(table) as sandbox:
         fresh = sandbox.run(look)
         left = sandbox.run(
             Job(
@@ -305,10 +327,10 @@ print("\\n".join(map(str, values)))
 
 
 @pytest.mark.parametrize("runtime", battery.PYTHONS)
-def test_chance_is_never_the_same_twice(runtime: str) -> None:
+def test_chance_is_never_the_same_twice(table: Path, runtime: str) -> None:
     """What is drawn in one job is not drawn in another, from any of the interpreter's sources."""
     limits = Limits(memory=256 * 2**20, wall_time=_SCRIPT_WALL)
-    with Sandbox() as sandbox:
+    with Sandbox(table) as sandbox:
         rows = [
             sandbox.run(Job(_CHANCE, runtime=runtime, limits=limits)).text.splitlines()
             for _ in range(30)
