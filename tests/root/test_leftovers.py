@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,20 @@ def test_200_jobs_eight_at_a_time_leave_nothing(leftovers, many):
     for number, result in enumerate(results):
         if number % 2 == 0:
             assert result.text == f"{number}\n"
+
+
+def test_a_storm_of_crashes_leaves_nothing(leftovers, many):
+    """Each in native code, four at a time: no core is dumped, none is left, and jobs go on."""
+    crash = Job("import ctypes; ctypes.string_at(0)", collect=("core*",), runtime="python-exec")
+    with Sandbox(slots=4, ahead=False) as sandbox, ThreadPoolExecutor(4) as threads:
+        list(threads.map(sandbox.run, [Job("import time; time.sleep(0.3)")] * 8))
+        list(threads.map(sandbox.run, [replace(crash, source="import time; time.sleep(0.3)")] * 8))
+        before = leftovers()
+        results = list(threads.map(sandbox.run, [crash] * many))
+
+        assert {(result.signal, *result.files) for result in results} == {("SIGSEGV",)}
+        assert leftovers() == before
+        assert sandbox.run("print('on')").text == "on\n"
 
 
 def test_a_closed_sandbox_leaves_nothing(leftovers):
