@@ -1,5 +1,6 @@
 """Two jobs know nothing of each other: not at the same time, not one after the other."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -93,27 +94,28 @@ def test_a_job_does_not_notice_its_neighbour(two, neighbour, pair: dict[str, Any
     assert b"ESCAPED" not in other.result.stdout
 
 
-@pytest.mark.xfail(reason="a read lock on a file of the runtime is seen by every job that shares it")
-@pytest.mark.parametrize("command", ["F_GETLK", "F_OFD_GETLK"])
-def test_a_record_lock_is_not_seen_by_the_neighbour(two, neighbour, command: str) -> None:
-    """Two jobs that work together could talk by locks on a file that both may read."""
-    lock = """
-import fcntl, json
-file = open(json.__file__, "rb")
-fcntl.lockf(file, fcntl.LOCK_SH, 1, 77)
+@pytest.mark.parametrize("command", [fcntl.F_GETLK, 36], ids=["F_GETLK", "F_OFD_GETLK"])
+@pytest.mark.parametrize("path", battery.LOCKABLE)
+def test_a_record_lock_is_not_seen_by_the_neighbour(two, neighbour, path: str, command: int) -> None:
+    """Two jobs that work together could talk by locks on what both may open."""
+    flags = "os.O_RDWR" if path.startswith("/dev/") else "os.O_RDONLY"
+    lock = f"""
+import fcntl, os
+fd = os.open({path!r}, {flags})
+fcntl.lockf(fd, fcntl.LOCK_EX if {flags} == os.O_RDWR else fcntl.LOCK_SH, 1, 77)
 print("up", flush=True)
 """
     look = f"""
-import fcntl, json, struct
+import fcntl, os, struct
 from tools import done, escaped
 asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 77, 1, 0)
-kind = struct.unpack("hhqqi4x", fcntl.fcntl(open(json.__file__, "rb"), fcntl.{command}, asked))[0]
+kind = struct.unpack("hhqqi4x", fcntl.fcntl(os.open({path!r}, {flags}), {command}, asked))[0]
 if kind != fcntl.F_UNLCK:
     escaped("the lock of the neighbour is there")
 done()
 """
     with neighbour(lock):
-        result = two.run(_job(look.replace("fcntl.F_OFD_GETLK", "36")))
+        result = two.run(_job(look))
 
     assert result.text == "blocked\n", result.stderr.decode()
 

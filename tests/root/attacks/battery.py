@@ -17,6 +17,7 @@ Each table is a group. An `[[attack]]` in it has
 """
 
 import ctypes
+import fcntl
 import os
 import platform
 import shutil
@@ -185,11 +186,28 @@ def _message_queue() -> Iterator[tuple[str, ...]]:
         libc.msgctl(queue, 0, None)
 
 
+#: What jobs see of the host: a directory, a program, a file and a device.
+LOCKABLE = (os.path.dirname(os.__file__), os.path.realpath(sys.executable), os.__file__, "/dev/null")
+
+
+@contextmanager
+def _record_locks() -> Iterator[tuple[str, ...]]:
+    held = [os.open(path, os.O_RDONLY) for path in LOCKABLE]
+    try:
+        for fd in held:
+            fcntl.lockf(fd, fcntl.LOCK_SH, 1, 77)
+        yield LOCKABLE
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
 _BAITS: dict[str, Callable[[], AbstractContextManager[tuple[str, ...]]]] = {
     "": lambda: nullcontext(()),
     "abstract-socket": _abstract_socket,
     "tcp-listener": _tcp_listener,
     "message-queue": _message_queue,
+    "record-locks": _record_locks,
 }
 
 
