@@ -229,7 +229,7 @@ def _layer(directory: str) -> str | None:
     escaped = re.sub(r"([\\:,])", r"\\\1", directory)
     try:
         # Read-only by its nature. What flags matter are those of the bind, which would inherit any
-        mount("layer", _LAYER, "overlay", MountFlag(0), f"lowerdir={escaped}:{_EMPTY}")
+        mount("layer", _LAYER, "overlay", MountFlag(0), f"redirect_dir=nofollow,lowerdir={escaped}:{_EMPTY}")
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EINVAL):
             raise
