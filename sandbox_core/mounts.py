@@ -226,10 +226,11 @@ def _layer(directory: str) -> str | None:
     """
     # Without a place for changes it takes two directories (overlayfs.rst), of which the first gives the
     # mode and the owner.
-    escaped = re.sub(r"([\\:,])", r"\\\1", directory)
+    lower = re.sub(r"([\\:,])", r"\\\1", directory)
+    options = f"redirect_dir=nofollow,lowerdir={lower}:{_EMPTY}"
     try:
-        # Read-only by its nature. What flags matter are those of the bind, which would inherit any
-        mount("layer", _LAYER, "overlay", MountFlag(0), f"redirect_dir=nofollow,lowerdir={escaped}:{_EMPTY}")
+        # Read-only by its nature. The flags that matter are the bind's, which would inherit others.
+        mount("layer", _LAYER, "overlay", MountFlag(0), options)
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EINVAL):
             raise
