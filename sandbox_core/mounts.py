@@ -63,10 +63,11 @@ def make_private() -> None:
 def build_root(plan: dict[str, Any]) -> None:
     """Put a runtime's root together below the stage.
 
-    `plan` has `binds` (host paths that keep their place), `moved` (pairs of a host path and another
-    place for it), `hidden` (directories below them to cover
-    with an empty one), `links` (path to target), `texts` (path to contents of small files), and for
-    a warm interpreter `package`, the host's path of this package, to show in the directory `boot`.
+    `plan` has `binds` (host paths that keep their place), `live` (those of them that may change while
+    jobs run), `moved` (pairs of a host path and another place for it, which may change too), `hidden`
+    (directories below them to cover with an empty one), `links` (path to target), `texts` (path to
+    contents of small files), and for a warm interpreter `package`, the host's path of this package, to
+    show in the directory `boot`.
     """
     mounted = _mount_points()  # read before the stage covers them
     mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=4096")
@@ -75,11 +76,13 @@ def build_root(plan: dict[str, Any]) -> None:
     for path, target in plan["links"].items():
         os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
         os.symlink(target, _STAGE + path)
-    for path, place in [*((path, path) for path in plan["binds"]), *plan["moved"]]:
-        if any(point.startswith(f"{path}/") for point in mounted):
-            _bind(path, _STAGE + place, _READ_ONLY)  # a layer does not show what is mounted in it
-        else:
-            _bind_layer(path, _STAGE + place, _READ_ONLY)
+    for path in plan["binds"]:
+        # A layer does not show what is mounted in it, nor that a file was replaced (overlayfs.rst).
+        plain = path in plan["live"] or any(point.startswith(f"{path}/") for point in mounted)
+        show = _bind if plain else _bind_layer
+        show(path, _STAGE + path, _READ_ONLY)
+    for path, place in plan["moved"]:
+        _bind(path, _STAGE + place, _READ_ONLY)
     for path in plan["hidden"]:
         _bind(f"{_STAGE}/box", _STAGE + path, _READ_ONLY | MountFlag.NOEXEC)
     if plan["package"] is not None:
