@@ -135,7 +135,7 @@ class Runtime:
             _show(path, live, links)
         return {
             "binds": _without_nested([*binds, *live]),
-            "live": live,
+            "live": [path for path in live if path not in binds],
             "links": links,
             "moved": list(self.moved),
             "devices": self.devices,

@@ -210,7 +210,7 @@ def test_closing_the_streams_does_not_end_the_job(run):
 @pytest.mark.parametrize("runtime", battery.PYTHONS)
 def test_an_end_just_at_the_limit_is_one_thing_or_the_other(offering, time_factor, runtime):
     """Fifty scripts that sleep just as long as they may, a little less, a little more."""
-    limit, many = 0.15 * time_factor, 50 if time_factor == 1 else 12
+    limit, many = 0.15 * time_factor, 50 if time_factor == 1 else 8
     spread = [limit - 0.1 * time_factor + 0.12 * time_factor * n / many for n in range(many)]
     jobs = [
         Job(f"import time; time.sleep({seconds})", runtime=runtime, limits=Limits(wall_time=limit))
