@@ -217,9 +217,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from sandbox_core import Job, Limits, Sandbox, SandboxError
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
-pause = 1.5 * float(sys.argv[2])
+pause = 1.5 * max(float(sys.argv[2]) / 3, 1)
 source = f"x = bytearray(60 << 20)\\nfor n in range(0, len(x), 4096): x[n] = 1\\nimport time; time.sleep({pause})"
-job = Job(source, limits=Limits(memory=96 << 20, wall_time=40 * pause), runtime="python-exec")
+job = Job(source, limits=Limits(memory=96 << 20, wall_time=60 * pause), runtime="python-exec")
 def outcome(job):
     try:
         return sandbox.run(job).status.value
@@ -228,7 +228,7 @@ def outcome(job):
 with Sandbox(slots=4) as sandbox, ThreadPoolExecutor(4) as threads:
     print(*threads.map(outcome, [job] * 4), sep="\\n")
     print("alone:", outcome(job))
-    print("over:", outcome(Job("x = bytearray(90 << 20)", limits=Limits(memory=32 << 20, wall_time=9 * pause))))
+    print("over:", outcome(Job("x = bytearray(90 << 20)", limits=Limits(memory=32 << 20, wall_time=20 * pause))))
 """
 
 
