@@ -19,13 +19,21 @@ from sandbox_core.errors import SandboxError
 _REMOVE_TIMEOUT = 2.0
 _STEP = "find the cgroup controllers"
 
+#: Bytes by which a cgroup may have been below its limit when it failed to take more, and a few pages
+#: beside: more than is asked for at a time where that can end in a kill (mm/memcontrol.c).
+_LARGEST_CHARGE = 1024 * 1024
+
 
 class Usage(NamedTuple):
-    """What a job used: CPU seconds, peak bytes of memory, and how often the OOM killer came."""
+    """What a job used: CPU seconds, peak bytes of memory, and how often the OOM killer came.
+
+    `host_oom` says that it came although the job had not reached its limit: memory ran out around it.
+    """
 
     cpu_time: float | None
     memory: int | None
     oom_kills: int
+    host_oom: bool
 
 
 class Cgroup(Protocol):
@@ -50,7 +58,7 @@ class Cgroup(Protocol):
         """Give the CPU seconds used so far."""
 
     def oom_kills(self) -> int:
-        """Give how many processes the kernel has killed at the memory limit."""
+        """Give how many processes the kernel has killed for want of memory."""
 
     def usage(self) -> Usage:
         """Give what was used, once the job has ended."""
@@ -252,8 +260,12 @@ class _V1Cgroup:
         return _counter(f"{self._memory}/memory.oom_control", "oom_kill") or 0
 
     def usage(self) -> Usage:
-        peak = int(_read(f"{self._memory}/memory.max_usage_in_bytes"))
-        return Usage(self.cpu_time(), peak, self.oom_kills())
+        peak, kills = int(_read(f"{self._memory}/memory.max_usage_in_bytes")), self.oom_kills()
+        return Usage(self.cpu_time(), peak, kills, bool(kills) and not self._was_full(peak))
+
+    def _was_full(self, peak: int) -> bool:
+        # That it has failed to take more, recent kernels do not count.
+        return peak + _LARGEST_CHARGE >= int(_read(f"{self._memory}/memory.limit_in_bytes"))
 
     def kill(self) -> None:
         if self._unified is not None:
@@ -339,7 +351,10 @@ class _V2Cgroup:
     def usage(self) -> Usage:
         peak = f"{self._directory}/memory.peak"  # Linux 5.19
         memory = int(_read(peak)) if os.path.exists(peak) else None
-        return Usage(self.cpu_time(), memory, self.oom_kills())
+        kills = self.oom_kills()
+        # A kill counts whatever brought it about, "oom" only if that was its own limit (cgroup-v2.rst).
+        host_oom = bool(kills) and not _counter(f"{self._directory}/memory.events", "oom")
+        return Usage(self.cpu_time(), memory, kills, host_oom)
 
     def kill(self) -> None:
         _unified_kill(self._directory)

@@ -42,7 +42,8 @@ def distribution(prefix: str, name: str = "distribution") -> Runtime:
     return replace(
         found,
         command=(f"{_USR if covered else prefix}/{interpreter}",),
-        paths=(*shown, *own_place),
+        paths=shown,
+        live=own_place,
         hidden=(),
         moved=() if prefix == _USR else _moved(prefix, shown),
         boot=WARM_PATH,

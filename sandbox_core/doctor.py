@@ -162,6 +162,17 @@ def advice() -> list[Check]:
             needed=False,
         )
     )
+    # After the jobs above, for which the kernel has loaded the module if there is one.
+    layers = "overlay" in [line.split()[-1] for line in _lines(Path("/proc/filesystems"))]
+    found.append(
+        Check(
+            "advice: overlayfs",
+            layers,
+            "in the kernel" if layers else "not in the kernel",
+            "use a kernel with CONFIG_OVERLAY_FS: no job sees record locks of another then",
+            needed=False,
+        )
+    )
     return found
 
 

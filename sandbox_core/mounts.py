@@ -1,12 +1,15 @@
 """The file system of a jail: the read-only root that a runtime's jails share, and each jail's own part.
 
 The root is a fresh tmpfs that no job can write, with read-only binds of what the runtime needs and
-nothing else of the host. A jail adds one tmpfs of its own, seen as `/box` and `/tmp`, and its own
-`/proc`. What a runtime needs is decided in `sandbox_core.runtimes`.
+nothing else of the host. What is bound is a layer over the host's files: their content, with inodes of
+its own, so that a lock that a job puts on one is not there for the host, nor for jobs in another root.
+A jail adds one tmpfs of its own, seen as `/box` and `/tmp`, and its own `/proc`. What a runtime needs
+is decided in `sandbox_core.runtimes`.
 """
 
 import errno
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +41,9 @@ WARM_PATH = "/.sandbox"
 #: Where a jail that is shown its own cgroup finds it.
 _CGROUPS = "/sys/fs/cgroup"
 
+#: Where a layer stands until it is bound to its place, and a directory with nothing in it.
+_LAYER, _EMPTY = f"{_STAGE}/tmp", f"{_STAGE}/box"  # noqa: S108  # the jail's own
+
 _READ_ONLY = MountFlag.RDONLY | MountFlag.NOSUID | MountFlag.NODEV
 _SCRATCH = MountFlag.NOSUID | MountFlag.NODEV | MountFlag.NOEXEC | MountFlag.NOSYMFOLLOW
 
@@ -57,11 +63,13 @@ def make_private() -> None:
 def build_root(plan: dict[str, Any]) -> None:
     """Put a runtime's root together below the stage.
 
-    `plan` has `binds` (host paths that keep their place), `moved` (pairs of a host path and another
-    place for it), `hidden` (directories below them to cover
-    with an empty one), `links` (path to target), `texts` (path to contents of small files), and for
-    a warm interpreter `package`, the host's path of this package, to show in the directory `boot`.
+    `plan` has `binds` (host paths that keep their place), `live` (those of them that may change while
+    jobs run), `moved` (pairs of a host path and another place for it, which may change too), `hidden`
+    (directories below them to cover with an empty one), `links` (path to target), `texts` (path to
+    contents of small files), and for a warm interpreter `package`, the host's path of this package, to
+    show in the directory `boot`.
     """
+    mounted = _mount_points()  # read before the stage covers them
     mount("root", _STAGE, "tmpfs", MountFlag.NOSUID, "mode=0755,size=4m,nr_inodes=4096")
     for directory in ("box", "tmp", "proc", "dev"):
         os.mkdir(f"{_STAGE}/{directory}", 0o755)
@@ -69,7 +77,10 @@ def build_root(plan: dict[str, Any]) -> None:
         os.makedirs(os.path.dirname(_STAGE + path), 0o755, exist_ok=True)
         os.symlink(target, _STAGE + path)
     for path in plan["binds"]:
-        _bind(path, _STAGE + path, _READ_ONLY)
+        # A layer does not show what is mounted in it, nor that a file was replaced (overlayfs.rst).
+        plain = path in plan["live"] or any(point.startswith(f"{path}/") for point in mounted)
+        show = _bind if plain else _bind_layer
+        show(path, _STAGE + path, _READ_ONLY)
     for path, place in plan["moved"]:
         _bind(path, _STAGE + place, _READ_ONLY)
     for path in plan["hidden"]:
@@ -90,7 +101,7 @@ def make_devices(plan: dict[str, Any]) -> None:
         return
     for name in _DEVICES:
         # A device of the host works through a bind that is read-only: that flag guards the node.
-        _bind(f"/dev/{name}", f"{_STAGE}/dev/{name}", MountFlag.RDONLY | MountFlag.NOSUID)
+        _bind_layer(f"/dev/{name}", f"{_STAGE}/dev/{name}", MountFlag.RDONLY | MountFlag.NOSUID)
     for name, target in _DEVICE_LINKS.items():
         os.symlink(target, f"{_STAGE}/dev/{name}")
 
@@ -176,6 +187,58 @@ def mount_cgroup(controllers: Sequence[str]) -> None:
         places.append(place)
     for place in places:
         mount(None, place, None, MountFlag.REMOUNT | MountFlag.BIND | MountFlag.RDONLY | flags)
+
+
+def _mount_points() -> list[str]:
+    """Give where something is mounted, below the root itself."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        points = [line.split()[4] for line in file]
+    # Blanks and the like are written as three octal digits (proc_pid_mountinfo(5)).
+    return [
+        re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
+        for point in points
+        if point != "/"
+    ]
+
+
+def _bind_layer(source: str, target: str, flags: MountFlag) -> None:
+    """Show `source` at `target` as `_bind` does, but with inodes of its own, where the kernel can."""
+    whole = os.path.isdir(source)
+    layer = _layer(source if whole else os.path.dirname(source))
+    if layer is None:
+        _bind(source, target, flags)
+        return
+    shown = layer if whole else f"{layer}/{os.path.basename(source)}"
+    try:
+        # A layer does not show what is mounted on a file, such as a device in a container.
+        _bind(shown if whole or _alike(shown, source) else source, target, flags)
+    finally:
+        umount(layer, UmountFlag.DETACH)  # the bind holds what it needs of it
+
+
+def _alike(one: str, other: str) -> bool:
+    found, expected = os.stat(one), os.stat(other)
+    names = ("st_mode", "st_rdev", "st_size", "st_mtime_ns")
+    return all(getattr(found, name) == getattr(expected, name) for name in names)
+
+
+def _layer(directory: str) -> str | None:
+    """Mount a layer over `directory` and give its place; None where the kernel has none for that.
+
+    It has none without overlayfs, and none over a file system that is two layers deep already.
+    """
+    # Without a place for changes it takes two directories (overlayfs.rst), of which the first gives the
+    # mode and the owner.
+    lower = re.sub(r"([\\:,])", r"\\\1", directory)
+    options = f"redirect_dir=nofollow,lowerdir={lower}:{_EMPTY}"
+    try:
+        # Read-only by its nature. The flags that matter are the bind's, which would inherit others.
+        mount("layer", _LAYER, "overlay", MountFlag(0), options)
+    except OSError as error:
+        if error.errno not in (errno.ENODEV, errno.EINVAL):
+            raise
+        return None
+    return _LAYER
 
 
 def _bind(source: str, target: str, flags: MountFlag) -> None:

@@ -87,7 +87,8 @@ class Runtime:
     """A way to run a script.
 
     `command` starts the program, the script's path `/box/<script>` comes after it; `paths` are what
-    it sees of the host, `hidden` the directories below them that it does not; `limits` are maxima.
+    it sees of the host, `live` what it sees beside that with every change that is made to it meanwhile,
+    `hidden` the directories below them that it does not; `limits` are maxima.
     A `warm` runtime is a Python whose interpreter stands ready, the modules of `preload` imported; it
     finds our code in the directory `boot`, which jobs do not see. A zygote makes jails for
     `recycle_after` jobs, and then another takes its place: addresses and hashes are its own.
@@ -111,6 +112,7 @@ class Runtime:
     recycle_after: int = 1000
     main: tuple[str, ...] | None = None
     moved: tuple[tuple[str, str], ...] = ()
+    live: tuple[str, ...] = ()
     devices: bool = True
     cgroup: bool = False
 
@@ -125,11 +127,15 @@ class Runtime:
     def plan(self, uids: Sequence[int]) -> dict[str, Any]:
         """Give what the jail's root is made of, for jobs of users `uids`; see `mounts.build_root`."""
         binds: list[str] = []
+        live: list[str] = []
         links: dict[str, str] = {}
         for path in self.paths:
             _show(path, binds, links)
+        for path in self.live:
+            _show(path, live, links)
         return {
-            "binds": _without_nested(binds),
+            "binds": _without_nested([*binds, *live]),
+            "live": [path for path in live if path not in binds],
             "links": links,
             "moved": list(self.moved),
             "devices": self.devices,
@@ -314,7 +320,7 @@ def _entry(table: Path, name: str, entry: object) -> Runtime:
     return replace(
         runtime,
         script=script,
-        paths=(*runtime.paths, *_binds(entry.get("binds", []))),
+        live=(*runtime.live, *_binds(entry.get("binds", []))),
         env={**runtime.env, **_env(entry.get("env", {}))},
         limits=_maxima(entry.get("limits")),
         **_warmth(runtime, entry),
@@ -337,10 +343,13 @@ def _with_packages(table: Path, name: str, entry: dict[str, Any]) -> Runtime:
     python = environments.interpreter(environment)
     runtime = python_at(name, str(python))
     major, minor = _probe(str(python))["version"]
+    shown = environments.shown(environment, (major, minor))
     return replace(
         runtime,
         command=(str(python),),
-        paths=(*runtime.paths, *environments.shown(environment, (major, minor))),
+        # What we have built is only ever replaced as a whole.
+        paths=(*runtime.paths, *(shown if isinstance(value, list) else ())),
+        live=() if isinstance(value, list) else shown,
         env=environments.ONE_THREAD,
     )
 

@@ -227,6 +227,7 @@ class Jail:
             cpu_time=usage.cpu_time,
             output_truncated=truncated,
             oom_kills=usage.oom_kills,
+            host_oom=usage.host_oom,
         )
         return facts, usage.cpu_time, usage.memory
 
@@ -448,6 +449,8 @@ class Supervision:
         self._stderr.drain(patience, cancelled)
         truncated = self._stdout.truncated or self._stderr.truncated
         facts, cpu_time, memory = jail.facts(truncated=truncated)
+        if facts.host_oom:
+            raise SandboxError("run the job", "the host ran out of memory, and the kernel took the job")
         if self._failure is not None and not facts.oom_kills:
             self._raise_failure(self._failure)
         if jail.directory is None and not facts.oom_kills:

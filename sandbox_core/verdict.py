@@ -27,7 +27,8 @@ class Facts:
 
     `status` is the wait status of its main process; `killed` the reason for which the supervisor
     killed it, if it did; `cpu_time` seconds; `output_truncated` whether a stream passed its limit;
-    `oom_kills` what the job's own cgroup counted.
+    `oom_kills` what the job's own cgroup counted; `host_oom` whether that was for want of memory around
+    it, not at its limit: then there is nothing to judge.
     """
 
     status: int
@@ -35,6 +36,7 @@ class Facts:
     cpu_time: float | None
     output_truncated: bool
     oom_kills: int
+    host_oom: bool = False
 
 
 @dataclass(frozen=True, slots=True)

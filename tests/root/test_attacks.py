@@ -3,8 +3,13 @@
 The attacks are data: the tables in `attacks/`, read by `attacks/battery.py`.
 """
 
+import errno
+import hashlib
+import mmap
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +29,34 @@ def attacked() -> Iterator[Sandbox]:
     """One sandbox with one slot for the whole battery: no attack may spoil the next job."""
     with battery.canary() as table, Sandbox(table, ahead=False) as sandbox:
         yield sandbox
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runtime_before(attacked: Sandbox) -> dict[str, str]:
+    """Say what the files of the runtime are made of before the first attack."""
+    return _fingerprints(attacked)
+
+
+def _fingerprints(sandbox: Sandbox) -> dict[str, str]:
+    """Give the interpreter, its library and what it loads, each file by what is read of it."""
+    files = [Path(sandbox.runtimes["python"].command[0]), *Path("/lib").glob("*-linux-gnu/libc.so.6")]
+    files += Path(os.__file__).parent.glob("*.py")
+    files += Path(os.__file__).parent.glob("*/*.so")
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _on_the_disk(path: str) -> str | None:
+    """Give the same of what stands on the disk, past the cache, where a file system offers that."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError as error:
+        assert error.errno == errno.EINVAL  # noqa: PT017  # open(2), O_DIRECT
+        return None
+    found = hashlib.sha256()
+    with open(fd, "rb", 0) as file, mmap.mmap(-1, 1 << 20) as buffer:  # which is aligned
+        while size := file.readinto(buffer):
+            found.update(buffer[:size])
+    return found.hexdigest()
 
 
 @pytest.fixture(scope="module")
@@ -172,3 +205,12 @@ def test_output_of_gigabytes_takes_no_memory_of_the_supervisor(attacked) -> None
 
     assert {result.status for result in results} == {"output_limit"}
     assert size() - before < 5 * 4 * 1024  # KiB: four times the limit for each
+
+
+def test_after_all_of_them_the_runtime_is_as_it_was(attacked, runtime_before) -> None:
+    """What the host reads of it, from the cache that it shares with the jails and from the disk."""
+    assert _fingerprints(attacked) == runtime_before
+    on_the_disk = {path: _on_the_disk(path) for path in runtime_before}
+    assert {path: found for path, found in on_the_disk.items() if found is not None}.items() <= (
+        runtime_before.items()
+    )

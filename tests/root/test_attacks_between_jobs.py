@@ -1,5 +1,6 @@
 """Two jobs know nothing of each other: not at the same time, not one after the other."""
 
+import fcntl
 import json
 import os
 import tempfile
@@ -19,9 +20,16 @@ _SCRIPT_WALL = 20.0 * battery.TIME_FACTOR
 
 
 @pytest.fixture(scope="module")
-def two() -> Iterator[Sandbox]:
-    """Two slots, for two jobs at once, in runtimes that see a directory of canaries too."""
-    with battery.canary() as table, Sandbox(table, slots=2) as sandbox:
+def table() -> Iterator[Path]:
+    """Have the battery's runtimes: one is shown a directory of canaries, one has modules loaded."""
+    with battery.canary() as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def two(table: Path) -> Iterator[Sandbox]:
+    """Two slots, for two jobs at once."""
+    with Sandbox(table, slots=2) as sandbox:
         yield sandbox
 
 
@@ -86,27 +94,28 @@ def test_a_job_does_not_notice_its_neighbour(two, neighbour, pair: dict[str, Any
     assert b"ESCAPED" not in other.result.stdout
 
 
-@pytest.mark.xfail(reason="a read lock on a file of the runtime is seen by every job that shares it")
-@pytest.mark.parametrize("command", ["F_GETLK", "F_OFD_GETLK"])
-def test_a_record_lock_is_not_seen_by_the_neighbour(two, neighbour, command: str) -> None:
-    """Two jobs that work together could talk by locks on a file that both may read."""
-    lock = """
-import fcntl, json
-file = open(json.__file__, "rb")
-fcntl.lockf(file, fcntl.LOCK_SH, 1, 77)
+@pytest.mark.parametrize("command", [fcntl.F_GETLK, 36], ids=["F_GETLK", "F_OFD_GETLK"])
+@pytest.mark.parametrize("path", battery.LOCKABLE)
+def test_a_record_lock_is_not_seen_by_the_neighbour(two, neighbour, path: str, command: int) -> None:
+    """Two jobs that work together could talk by locks on what both may open."""
+    flags = "os.O_RDWR" if path.startswith("/dev/") else "os.O_RDONLY"
+    lock = f"""
+import fcntl, os
+fd = os.open({path!r}, {flags})
+fcntl.lockf(fd, fcntl.LOCK_EX if {flags} == os.O_RDWR else fcntl.LOCK_SH, 1, 77)
 print("up", flush=True)
 """
     look = f"""
-import fcntl, json, struct
+import fcntl, os, struct
 from tools import done, escaped
 asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 77, 1, 0)
-kind = struct.unpack("hhqqi4x", fcntl.fcntl(open(json.__file__, "rb"), fcntl.{command}, asked))[0]
+kind = struct.unpack("hhqqi4x", fcntl.fcntl(os.open({path!r}, {flags}), {command}, asked))[0]
 if kind != fcntl.F_UNLCK:
     escaped("the lock of the neighbour is there")
 done()
 """
     with neighbour(lock):
-        result = two.run(_job(look.replace("fcntl.F_OFD_GETLK", "36")))
+        result = two.run(_job(look))
 
     assert result.text == "blocked\n", result.stderr.decode()
 
@@ -217,7 +226,8 @@ _LEAVES = {
 }
 
 _RESIDUE = """
-import builtins, ctypes, decimal, json, locale, os, random, resource, signal, sys, time
+import asyncio, builtins, ctypes, decimal, json, locale, logging, os, random, resource, signal, socket, sqlite3
+import sys, tempfile, threading, time, uuid
 """
 
 _LEAVE = (
@@ -234,6 +244,15 @@ sys.path.insert(0, "/tmp")
 sys.setrecursionlimit(5000)
 decimal.getcontext().prec = 3
 random.seed(1)
+logging.basicConfig(level=1)
+logging.addLevelName(50, "left")
+socket.setdefaulttimeout(77)
+sqlite3.register_adapter(complex, str)
+asyncio.set_event_loop(asyncio.new_event_loop())
+tempfile.tempdir = "/box/left"
+threading.excepthook = print
+threading.stack_size(1 << 20)
+uuid._last_timestamp = 2 ** 62
 os.umask(0)
 os.nice(7)
 os.chdir("/tmp")
@@ -266,6 +285,11 @@ print(json.dumps({
     "timer": signal.getitimer(signal.ITIMER_REAL), "open": sorted(os.listdir("/proc/self/fd")),
     "main": sorted(name for name in globals() if name.startswith("l")), "modules": len(sys.modules),
     "mounts": len(open("/proc/self/mountinfo").readlines()),
+    "log": [logging.root.level, len(logging.root.handlers), logging.getLevelName(50)],
+    "sockets": socket.getdefaulttimeout(), "adapters": sorted(map(str, sqlite3.adapters)),
+    "loop": asyncio.get_event_loop_policy()._local._loop is None, "temporary": tempfile.tempdir,
+    "threads": [threading.excepthook.__name__, threading.stack_size(), threading.active_count()],
+    "timestamp": uuid._last_timestamp,
 }))
 """
 )
@@ -273,12 +297,12 @@ print(json.dumps({
 
 @pytest.mark.parametrize("runtime", battery.PYTHONS)
 @pytest.mark.parametrize("way", _LEAVES)
-def test_a_job_finds_nothing_of_the_one_before(runtime: str, way: str) -> None:
+def test_a_job_finds_nothing_of_the_one_before(table: Path, runtime: str, way: str) -> None:
     """However that one ended and whatever it changed: files, interpreter, process, environment."""
     limits = Limits(processes=2, wall_time=_SCRIPT_WALL)
     short = Limits(processes=2, wall_time=0.7 * battery.TIME_FACTOR)
     look = Job(_LOOK, runtime=runtime, limits=limits)
-    with Sandbox() as sandbox:
+    with Sandbox(table) as sandbox:
         fresh = sandbox.run(look)
         left = sandbox.run(
             Job(
@@ -305,10 +329,10 @@ print("\\n".join(map(str, values)))
 
 
 @pytest.mark.parametrize("runtime", battery.PYTHONS)
-def test_chance_is_never_the_same_twice(runtime: str) -> None:
+def test_chance_is_never_the_same_twice(table: Path, runtime: str) -> None:
     """What is drawn in one job is not drawn in another, from any of the interpreter's sources."""
     limits = Limits(memory=256 * 2**20, wall_time=_SCRIPT_WALL)
-    with Sandbox() as sandbox:
+    with Sandbox(table) as sandbox:
         rows = [
             sandbox.run(Job(_CHANCE, runtime=runtime, limits=limits)).text.splitlines()
             for _ in range(30)

@@ -1,14 +1,20 @@
 """How a script ended is told truthfully: exit codes, signals, and what only looks like a limit."""
 
+import functools
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sandbox_core import Job, Limits, Sandbox, Status
+from sandbox_core import Job, Limits, Result, Sandbox, Status
 from sandbox_core.sandbox import Cancel
+from tests.root.attacks import battery
 
 #: Those whose default is not to end the process, and the two that the C library keeps for itself.
 _HARMLESS = {"SIGCHLD", "SIGCONT", "SIGURG", "SIGWINCH"}
@@ -19,6 +25,24 @@ _FATAL = [
     if number not in (32, 33)
     and (number > 31 or signal.Signals(number).name not in _HARMLESS | _STOPPING)
 ]
+
+
+@pytest.fixture(scope="module")
+def offering() -> Iterator[Sandbox]:
+    """Offer every kind of Python: warm, started afresh, warm with modules loaded."""
+    with battery.canary() as table, Sandbox(table, slots=4) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(params=battery.PYTHONS)
+def run(offering: Sandbox, request: pytest.FixtureRequest) -> Callable[..., Result]:
+    """Run a script in each of them: what is told of its end must not depend on that."""
+    return functools.partial(_run, offering, request.param)
+
+
+def _run(sandbox: Sandbox, runtime: str, source: str, **limits: float) -> Result:
+    limits.setdefault("wall_time", Limits().wall_time * battery.TIME_FACTOR)
+    return sandbox.run(Job(source, runtime=runtime, limits=Limits(**limits)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("code", [1, 2, 42, 124, 125, 126, 127, 137, 139, 153, 255])
@@ -61,6 +85,60 @@ def test_death_by_a_signal_names_it(run, number):
     assert result.signal == (
         name or {34: "SIGRTMIN", 64: "SIGRTMAX"}.get(number, f"SIGRTMIN+{number - 34}")
     )
+
+
+def _plain(offering: Sandbox, source: str) -> subprocess.CompletedProcess[str]:
+    """Run a script by the interpreter alone, as the first process of a session of its own."""
+    return subprocess.run(
+        [*offering.runtimes["python"].command, "-c", source],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.parametrize("number", [2, 13, 17, 18, 20, 25, 28, 32, 33])
+def test_a_signal_that_python_minds_or_that_does_nothing(run, offering, number):
+    """The interpreter's own ways with SIGINT, SIGPIPE and the like are those of plain Python."""
+    source = f"import os; os.kill(os.getpid(), {number}); print('on')"
+    plain = _plain(offering, source)
+
+    result = run(source)
+
+    assert result.text == plain.stdout
+    if plain.returncode < 0:
+        name = signal.Signals(-plain.returncode).name if number < 32 else f"SIG{number}"
+        assert (result.status, result.signal) == (Status.SIGNALED, name)
+    else:
+        assert (result.status, result.exit_code) == (Status.OK, plain.returncode)
+
+
+_EVERY_SIGNAL = """
+import json, os, signal
+fates = []
+for number in range(1, 65):
+    child = os.fork()
+    if child == 0:
+        os.close(2)
+        os.kill(os.getpid(), number)
+        os._exit(77)
+    _, status = os.waitpid(child, os.WUNTRACED)
+    fates.append(status)
+    if os.WIFSTOPPED(status):
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+print(json.dumps(fates))
+"""
+
+
+def test_every_signal_does_to_a_child_what_it_does_without_a_jail(run, offering):
+    """All 64: what ends it, what stops it, what it survives."""
+    fates = json.loads(run(_EVERY_SIGNAL, processes=2).stdout)
+
+    assert fates == json.loads(_plain(offering, _EVERY_SIGNAL).stdout)
+    assert len(fates) == 64
 
 
 def test_an_abort_and_a_crash_are_told_apart(run):
@@ -127,6 +205,35 @@ def test_closing_the_streams_does_not_end_the_job(run):
     result = run("import os, sys, time; os.close(1); os.close(2); time.sleep(0.2); os._exit(4)")
 
     assert result.exit_code == 4
+
+
+@pytest.mark.parametrize("runtime", battery.PYTHONS)
+def test_an_end_just_at_the_limit_is_one_thing_or_the_other(offering, time_factor, runtime):
+    """Fifty scripts that sleep just as long as they may, a little less, a little more."""
+    limit, many = 0.15 * time_factor, 50 if time_factor == 1 else 8
+    spread = [limit - 0.1 * time_factor + 0.12 * time_factor * n / many for n in range(many)]
+    jobs = [
+        Job(f"import time; time.sleep({seconds})", runtime=runtime, limits=Limits(wall_time=limit))
+        for seconds in spread
+    ]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(offering.run, jobs))
+
+    assert {(result.status, result.exit_code, result.signal) for result in results} <= {
+        (Status.OK, 0, None),
+        (Status.TIME_LIMIT, None, None),
+    }
+    assert results[-1].status is Status.TIME_LIMIT
+
+
+def test_an_end_just_as_the_kernel_kills_is_one_thing_or_the_other(run, time_factor):
+    """A child goes over the memory limit as the script ends: the kernel's count decides, and nothing else."""
+    source = "import os\nif os.fork() == 0:\n  x = bytearray(200 << 20)\nx = bytes(24 << 20)"
+    for _ in range(10 if time_factor == 1 else 3):
+        result = run(source, processes=2, memory=32 * 2**20)
+
+        assert (result.status, result.signal) in ((Status.OK, None), (Status.MEMORY_LIMIT, None))
+        assert result.status is not Status.OK or result.exit_code == 0
 
 
 def test_a_full_pipe_is_a_time_limit_not_a_deadlock(run):

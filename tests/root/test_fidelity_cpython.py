@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from sandbox_core import Job, Limits, Sandbox
+from tests.root.attacks.battery import TIME_FACTOR
 
 _HERE = Path(__file__).parent / "cpython"
 _TABLE = tomllib.loads((_HERE / "walls.toml").read_text())
 _LIMITS = Limits(
-    wall_time=240.0,
-    cpu_time=120.0,
+    wall_time=240.0 * TIME_FACTOR,
+    cpu_time=120.0 * TIME_FACTOR,
     memory=512 << 20,
     processes=32,
     open_files=256,

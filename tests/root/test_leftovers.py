@@ -89,6 +89,20 @@ def test_200_jobs_eight_at_a_time_leave_nothing(leftovers, many):
             assert result.text == f"{number}\n"
 
 
+def test_a_storm_of_crashes_leaves_nothing(leftovers, many, time_factor):
+    """Each in native code, four at a time: no core is dumped, none is left, and jobs go on."""
+    limits = Limits(wall_time=Limits().wall_time * time_factor)
+    crash = Job("import ctypes; ctypes.string_at(0)", collect=("core*",), limits=limits)
+    with Sandbox(slots=4, ahead=False) as sandbox, ThreadPoolExecutor(4) as threads:
+        list(threads.map(sandbox.run, [Job("import time; time.sleep(0.3)", limits=limits)] * 8))
+        before = leftovers()
+        results = list(threads.map(sandbox.run, [crash] * many))
+
+        assert {(result.signal, *result.files) for result in results} == {("SIGSEGV",)}
+        assert leftovers() == before
+        assert sandbox.run("print('on')").text == "on\n"
+
+
 def test_a_closed_sandbox_leaves_nothing(leftovers):
     """Not its zygotes, not its locks."""
     before, others = leftovers(), _locks_we_hold()

@@ -1,5 +1,11 @@
 """Each limit holds, and what happens at it is what the contract says."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
 from sandbox_core import InvalidJob, Job, Limits, Sandbox, Status
@@ -204,3 +210,60 @@ def test_a_limit_over_the_maximum_is_refused():
         with pytest.raises(InvalidJob, match=r"limits\.wall_time: 3\.0 is more than .* 2\.0"):
             sandbox.run(Job("", limits=Limits(wall_time=3)))
         assert sandbox.run(Job("", limits=Limits(wall_time=2))).ok
+
+
+_SMALL_HOST = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from sandbox_core import Job, Limits, Sandbox, SandboxError
+open(sys.argv[1] + "/cgroup.procs", "w").write("0")
+pause = 1.5 * max(float(sys.argv[2]) / 3, 1)
+source = f"x = bytearray(60 << 20)\\nfor n in range(0, len(x), 4096): x[n] = 1\\nimport time; time.sleep({pause})"
+job = Job(source, limits=Limits(memory=96 << 20, wall_time=60 * pause), runtime="python-exec")
+def outcome(job):
+    try:
+        return sandbox.run(job).status.value
+    except SandboxError as error:
+        return str(error)
+with Sandbox(slots=4) as sandbox, ThreadPoolExecutor(4) as threads:
+    print(*threads.map(outcome, [job] * 4), sep="\\n")
+    print("alone:", outcome(job))
+    print("over:", outcome(Job("x = bytearray(90 << 20)", limits=Limits(memory=32 << 20, wall_time=20 * pause))))
+"""
+
+
+@pytest.fixture
+def small_host() -> Iterator[str]:
+    """Have a cgroup that stands for a host with 200 MiB of memory, for a supervisor and its jobs."""
+    top = Path("/sys/fs/cgroup")
+    second = (top / "cgroup.controllers").exists()
+    if not second:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        own = next(line.split(":", 2)[2] for line in lines if "memory" in line.split(":")[1].split(","))
+        top = top / "memory" / own.lstrip("/")
+    directory = top / f"small-host-{os.getpid()}"
+    directory.mkdir()
+    if second:
+        os.setxattr(directory, "user.delegate", b"1")
+    (directory / ("memory.max" if second else "memory.limit_in_bytes")).write_text(str(200 << 20))
+    yield str(directory)
+    for inner in directory.glob("*/"):
+        inner.rmdir()
+    directory.rmdir()
+
+
+def test_a_job_that_the_host_has_no_memory_for_is_not_over_its_limit(small_host, time_factor):
+    """What is killed then are jobs, not the supervisor; each is told apart from one over its own limit."""
+    ran = subprocess.run(
+        [sys.executable, "-c", _SMALL_HOST, small_host, str(time_factor)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    *outcomes, alone, over = ran.stdout.splitlines()
+
+    assert set(outcomes) == {
+        "ok",
+        "run the job: the host ran out of memory, and the kernel took the job",
+    }, ran.stderr
+    assert (alone, over) == ("alone: ok", "over: memory_limit")

@@ -17,11 +17,15 @@ import pytest
 
 from sandbox_core import Sandbox
 from sandbox_core.repl import add_runtime, interact
+from tests.root.attacks.battery import TIME_FACTOR
 
 SANDBOXED = str(Path(sys.executable).with_name("sandboxed"))
 PROMPT = ">>> "
 UP, CTRL_A, CTRL_C, CTRL_D, TAB = "\x1b[A", "\x01", "\x03", "\x04", "\t"
-SOON = 30
+SOON = 30 * TIME_FACTOR
+
+#: A short time, in which an interpreter can greet all the same.
+SHORT = f"{max(1, TIME_FACTOR / 3):g}"
 
 
 class Typist:
@@ -282,8 +286,8 @@ def test_the_limits_are_those_of_a_job(repl):
 
 def test_a_wall_limit_can_be_asked_for(repl):
     """There is none else."""
-    typist = repl("--wall-time", "1")
-    typist.terminal.expect_exact("sandboxed: time limit: 1 s")
+    typist = repl("--wall-time", SHORT)
+    typist.terminal.expect_exact(f"sandboxed: time limit: {SHORT} s")
 
     assert typist.ends() == 124
 
@@ -299,8 +303,8 @@ def test_output_can_be_bounded(repl):
 
 def test_it_ends_when_nobody_types(repl):
     """After the seconds that were asked for."""
-    typist = repl("--idle", "1")
-    typist.terminal.expect_exact("sandboxed: nobody typed for 1 s")
+    typist = repl("--idle", SHORT)
+    typist.terminal.expect_exact(f"sandboxed: nobody typed for {SHORT} s")
 
     assert typist.ends() == 124
 

@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import socket
+import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -309,3 +311,36 @@ def test_limits_of_the_kernel_are_hard(run):
     )
 
     assert values == [[1, 1], [Limits().open_files] * 2, [0, 0], [1, 1]]
+
+
+def test_what_an_operator_shows_may_change_meanwhile(tmp_path_factory):
+    """A file that is replaced, or that was asked for before it was there, is seen as it is now."""
+    # Not below /tmp, which in a jail is the job's own.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as shown:
+        Path(shown).chmod(0o755)
+        table = tmp_path_factory.mktemp("table") / "runtimes.toml"
+        table.write_text(f'[shown]\nprefix = "{sys.base_prefix}"\nbinds = ["{shown}"]\n')
+        source = f"import os\nfor n in 'ab': print(os.path.exists(f'{shown}/{{n}}') and open(f'{shown}/{{n}}').read())"
+        with open(f"{shown}/a", "w", encoding="ascii") as file:
+            file.write("old")
+        with Sandbox(table) as sandbox:
+            before = sandbox.run(Job(source, runtime="shown")).text
+            for name in "ab":
+                with open(f"{shown}/.new", "w", encoding="ascii") as file:
+                    file.write("new")
+                os.rename(f"{shown}/.new", f"{shown}/{name}")
+            after = sandbox.run(Job(source, runtime="shown")).text
+
+    assert (before, after) == ("old\nFalse\n", "new\nnew\n")
+
+
+def test_a_layer_has_the_mode_and_the_owner_of_what_it_shows(run):
+    """Of the directory at its top too, under which an empty one lies."""
+    paths = [os.path.dirname(os.__file__), os.path.realpath(sys.executable), os.__file__, "/dev/null"]
+    outside = [os.stat(path) for path in paths]
+
+    found = inside(
+        run, f"[[s.st_mode, s.st_uid, s.st_gid, s.st_size] for s in map(os.stat, {paths!r})]"
+    )
+
+    assert found == [[s.st_mode, s.st_uid, s.st_gid, s.st_size] for s in outside]

@@ -5,7 +5,7 @@ Each table is a group. An `[[attack]]` in it has
 - `id` and `what` (one sentence: what it tries);
 - `source`, the literal script, which says `blocked` where the walls held and `ESCAPED …` where not;
   `repeat` makes a long one: text and times, added at its end;
-- `runtimes`, where it does not make sense in both Pythons, and `machines`, where in one ABI only;
+- `runtimes`, where it does not make sense in every Python, and `machines`, where in one ABI only;
 - `bait`, what the test puts on the host for it to reach, if it can; its name is the first argument;
 - fields of the job (`limits`, `args`, `stdin`, `files`, `collect`, `labels`);
 - what must come of it: `status` (one or several), `stdout` (all of it; left out where it may be
@@ -17,6 +17,7 @@ Each table is a group. An `[[attack]]` in it has
 """
 
 import ctypes
+import fcntl
 import os
 import platform
 import shutil
@@ -40,7 +41,20 @@ from sandbox_core.syscall_numbers import NUMBERS
 TIME_FACTOR = float(os.environ.get("SANDBOXED_TEST_TIME_FACTOR", "1"))
 
 HERE = Path(__file__).parent
-PYTHONS = tuple(os.environ.get("SANDBOXED_TEST_PYTHONS", "python python-exec").split())
+
+#: A warm Python that has modules loaded before a job comes; which, says `_PRELOAD`.
+PRELOADED = "preloaded"
+
+#: The Pythons that attacks are tried in: a warm one, one that is started afresh, and that one.
+PYTHONS = tuple(os.environ.get("SANDBOXED_TEST_PYTHONS", f"python python-exec {PRELOADED}").split())
+
+#: Those whose state, generators, locks or callbacks at a fork could be another thing in a job than they
+#: are after an import in it, and what the attacks themselves use.
+_PRELOAD = """
+    asyncio concurrent.futures ctypes decimal email.message fcntl glob hashlib http.client json locale
+    logging multiprocessing pickle random resource secrets socket sqlite3 ssl subprocess tempfile
+    threading unittest uuid zipfile
+""".split()
 
 #: A Python that is shown a directory of canaries, as an operator might bind one.
 CANARY = "canary"
@@ -93,6 +107,12 @@ def load() -> list[Attack]:
 #: The vocabulary, and what two jobs do beside each other.
 _NO_GROUPS = ("walls", "neighbours")
 
+#: Groups of attacks on what is the same whatever modules a warm interpreter has: they are not tried once
+#: more in one that has some. All attacks do fail there; it takes a minute to see it.
+_WHATEVER_IS_LOADED = frozenset(
+    ("abi", "collect", "kernel", "keyrings", "logs", "namespaces", "sockets", "source", "terminal")
+)
+
 _JOB_FIELDS = ("args", "stdin", "env", "files", "collect", "labels")
 
 
@@ -108,6 +128,8 @@ def _attack(group: str, entry: dict[str, Any]) -> Attack:
     elif "stdout" not in entry:
         entry["stdout"] = "blocked\n" if status == "ok" else ""
     statuses = (status,) if isinstance(status, str) else tuple(status)
+    if group in _WHATEVER_IS_LOADED and len(PYTHONS) > 1:
+        entry.setdefault("runtimes", tuple(name for name in PYTHONS if name != PRELOADED))
     return Attack(group=group, job=job, status=statuses, **entry)
 
 
@@ -164,11 +186,28 @@ def _message_queue() -> Iterator[tuple[str, ...]]:
         libc.msgctl(queue, 0, None)
 
 
+#: What jobs see of the host: a directory, a program, a file and a device.
+LOCKABLE = (os.path.dirname(os.__file__), os.path.realpath(sys.executable), os.__file__, "/dev/null")
+
+
+@contextmanager
+def _record_locks() -> Iterator[tuple[str, ...]]:
+    held = [os.open(path, os.O_RDONLY) for path in LOCKABLE]
+    try:
+        for fd in held:
+            fcntl.lockf(fd, fcntl.LOCK_SH, 1, 77)
+        yield LOCKABLE
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
 _BAITS: dict[str, Callable[[], AbstractContextManager[tuple[str, ...]]]] = {
     "": lambda: nullcontext(()),
     "abstract-socket": _abstract_socket,
     "tcp-listener": _tcp_listener,
     "message-queue": _message_queue,
+    "record-locks": _record_locks,
 }
 
 
@@ -306,6 +345,7 @@ def make_canary(directory: Path) -> Path:
         # What takes a wall away does so in the zygote's first interpreter.
         "warm = false\n"
         f'env = {{ CANARY = "{directory}" }}\n'
+        f'[{PRELOADED}]\nprefix = "{sys.base_prefix}"\npreload = {_PRELOAD}\n'
     )
     return table
 

@@ -128,6 +128,7 @@ IN_THE_ZYGOTE = {
     """,
     "root-read-only": "mounting(is_root, lambda flags, data: (flags & ~MountFlag.RDONLY, data))",
     "bind-read-only": "mounts._READ_ONLY &= ~MountFlag.RDONLY",
+    "layer": "mounts._layer = lambda directory: None",
     "bind-nosuid": "mounts._READ_ONLY &= ~MountFlag.NOSUID",
     "bind-nodev": "mounts._READ_ONLY &= ~MountFlag.NODEV",
     "device-read-only": """

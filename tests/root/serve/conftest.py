@@ -13,8 +13,11 @@ from typing import Any
 
 import pytest
 
+from sandbox_core import Limits
+from tests.root.attacks.battery import TIME_FACTOR
+
 SANDBOXED = str(Path(sys.executable).with_name("sandboxed"))
-SOON = 30.0  # seconds
+SOON = 30.0 * TIME_FACTOR  # seconds
 
 #: Runs the first line that the client sends; the rest is its input.
 OBEDIENT = "import os, sys, time\nexec(sys.stdin.buffer.readline())\n"
@@ -31,6 +34,7 @@ class Served:
         self.main.write_text(main, encoding="utf-8")
         self.log_file = folder / "log"
         self._logs = "stderr" not in more
+        options = _in_its_time(options)
         words = [SANDBOXED, "serve", "--socket", self.path, *options, named or str(self.main)]
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(words, **{"stderr": log, **more})
@@ -70,6 +74,18 @@ class Served:
         return self.process.wait(SOON)
 
 
+def _in_its_time(options: tuple[str, ...]) -> tuple[str, ...]:
+    """Give a program on a slow host as much more time; a short one that it is to use up, less so."""
+    if TIME_FACTOR == 1:
+        return options
+    if "--wall-time" not in options:
+        return ("--wall-time", str(Limits().wall_time * TIME_FACTOR), *options)
+    words = list(options)
+    place = words.index("--wall-time") + 1
+    words[place] = str(float(words[place]) * max(TIME_FACTOR / 3, 1))
+    return tuple(words)
+
+
 def rest_of(client: socket.socket) -> bytes:
     """Read up to the end of file."""
     pieces = []
@@ -78,9 +94,9 @@ def rest_of(client: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def until(condition: Callable[[], object], deadline: float = SOON) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + deadline
+def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
+    """Wait for something to become true: so many seconds on an ordinary host."""
+    end = time.monotonic() + seconds * TIME_FACTOR
     while not condition():
         assert time.monotonic() < end, "it did not come to be"
         time.sleep(0.02)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.root.attacks.battery import TIME_FACTOR
+
 SLEEP = b"print('here', flush=True); time.sleep(60)\n"
 
 
@@ -145,7 +147,7 @@ def refused(sandboxed: str, folder: Path, *words: str) -> str:
         [sandboxed, "serve", "--socket", str(folder / "socket"), *words],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=30 * TIME_FACTOR,
         check=False,
     )
     assert done.returncode != 0
@@ -213,7 +215,7 @@ def test_without_a_free_descriptor_the_server_lives_on(start, until):
     resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 2, hard))
     for _ in range(4):
         with server.connect() as client:
-            client.settimeout(1)
+            client.settimeout(TIME_FACTOR)
             try:
                 client.sendall(b"print(1)\0")
                 assert b"1\n\0".startswith(client.recv(100))

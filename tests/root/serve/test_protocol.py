@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.root.attacks.battery import TIME_FACTOR
+
 ECHO = b"sys.stdout.buffer.write(sys.stdin.buffer.read())\n"
 
 
@@ -156,7 +158,7 @@ def test_a_traceback_is_in_the_log_and_not_in_the_answer(server, until):
 def connect(sandboxed: str, path: str, sent: bytes) -> "subprocess.CompletedProcess[bytes]":
     """Run `sandboxed connect`."""
     words = [sandboxed, "connect", "--socket", path]
-    return subprocess.run(words, input=sent, capture_output=True, timeout=30, check=False)
+    return subprocess.run(words, input=sent, capture_output=True, timeout=30 * TIME_FACTOR, check=False)
 
 
 def test_connect_is_a_client(server, sandboxed):

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from sandbox_core import sockets
+from tests.root.attacks.battery import TIME_FACTOR
 
 NOBODY = 65534
 
@@ -42,7 +43,7 @@ def test_a_live_server_s_socket_is_left_alone(sandboxed, tmp_path: Path, crowd: 
         done = subprocess.run(
             [sandboxed, "serve", "--socket", path, str(tmp_path / "main.py")],
             capture_output=True,
-            timeout=30,
+            timeout=30 * TIME_FACTOR,
             check=False,
         )
         for client in clients:
@@ -172,7 +173,7 @@ def test_a_socket_from_the_service_manager_is_served(sandboxed, tmp_path: Path):
             stderr=subprocess.DEVNULL,
         )
         with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(30)
+            client.settimeout(30 * TIME_FACTOR)
             client.connect(path)
             client.sendall(b"hello\0")
             with client.makefile("rb") as answer:
@@ -241,7 +242,11 @@ def test_bad_usage_is_told_in_one_line(sandboxed, tmp_path: Path, words: list[st
     """And nothing is left of the attempt."""
     (tmp_path / "x.py").write_text("", encoding="utf-8")
     done = subprocess.run(
-        [sandboxed, "serve", *words], capture_output=True, timeout=30, check=False, cwd=tmp_path
+        [sandboxed, "serve", *words],
+        capture_output=True,
+        timeout=30 * TIME_FACTOR,
+        check=False,
+        cwd=tmp_path,
     )
 
     assert done.returncode in (2, 125)

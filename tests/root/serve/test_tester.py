@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.root.attacks.battery import TIME_FACTOR
+
 TESTER = Path(__file__).resolve().parents[3] / "examples" / "tester"
 
 
@@ -27,13 +29,13 @@ def address(start) -> Iterator[str]:
 def run(address: str, source: str, **more: str) -> str:
     """Press the button."""
     body = json.dumps({"source": source, **more}).encode()
-    with urllib.request.urlopen(f"{address}run", body, timeout=30) as answer:  # noqa: S310  # our own
+    with urllib.request.urlopen(f"{address}run", body, timeout=30 * TIME_FACTOR) as answer:  # noqa: S310  # our own
         return answer.read().decode()
 
 
 def test_the_tester_runs_what_was_typed(address):
     """With its input; errors are shown, too, and nothing stays."""
-    with urllib.request.urlopen(address, timeout=30) as page:  # noqa: S310  # our own
+    with urllib.request.urlopen(address, timeout=30 * TIME_FACTOR) as page:  # noqa: S310  # our own
         assert b"<textarea" in page.read()
     assert run(address, "print(input() * 2)", input="ab") == "abab\n"
     assert "ZeroDivisionError" in run(address, "1 / 0")
