@@ -29,7 +29,7 @@ help:
 	@echo 'make demo   run friendly and hostile scripts through a queue (root)'
 	@echo 'make test   run the tests (root); TESTS=tests/unit for some of them'
 	@echo 'make lint   check style and types'
-	@echo 'make bench  measure (root)'
+	@echo 'make bench  measure (root); BENCH="--only latency --json FILE" for some of it, BENCH=--help for more'
 	@echo 'make clean  remove what these made'
 	@echo 'PYTHON=python3.13 names another interpreter than python3'
 
@@ -45,7 +45,7 @@ lint: $(READY)
 	@$(VENV)/bin/mypy
 
 bench: root $(READY)
-	@$(VENV)/bin/python benchmarks/run.py
+	@$(VENV)/bin/python benchmarks/run.py $(BENCH)
 
 root:
 	@test "$$(id -u)" = 0 || { echo 'This needs root, which builds the jails: sudo make …' >&2; exit 1; }

@@ -1,264 +1,128 @@
 """Measure what a jail costs, and what goes through the queue: `make bench`.
 
-Contenders that are compared take turns in rounds, in a new random order each time, so that whatever
-else the machine does meets all of them alike. A figure is the median of its rounds; the ratio is
-the median of the rounds' own ratios, each against the baseline of the same round.
+Each contender is a process of its own, in a cgroup that counts its CPU; those that are compared take
+turns in rounds (`figures.py`). A mark beside a figure says whether it is what the project aims at.
 """
 
 import argparse
-import contextlib
 import json
 import os
 import platform
-import random
-import socket
-import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
+import footprint
+import jails
+import queues
+import serving
+import soak
+from figures import Figure, Scale, Which
 from rich.console import Console
 from rich.table import Table
 
-from producer import Client
-from sandbox_core import Job, Sandbox
-from worker import children
-from worker.redis_server import EmbeddedRedis
-from worker.settings import REDIS_URL
+#: What is measured, by the names that --only takes.
+GROUPS: dict[str, Callable[[Scale], list[Figure]]] = {
+    "latency": jails.latency,
+    "throughput": jails.throughput,
+    "program": jails.program,
+    "packages": jails.packages,
+    "serve": serving.first_byte,
+    "queue": queues.rows,
+    "publishing": queues.publishing,
+    "memory": footprint.rows,
+    "pools": queues.pools,
+    "one-slot": queues.one_slot,
+}
+#: What a plain run leaves out: the first downloads, the others answer questions of design.
+EXTRA = ("packages", "pools", "one-slot")
 
-SCRIPT = Path(__file__).resolve().parent.parent / "examples" / "scripts" / "hello.py"
-SLOTS = 2
-STOP_DEADLINE = 15.0  # seconds
-PLAIN_SERVER = Path(__file__).with_name("plain_server.py")
-BREATH = 0.05  # seconds
+_WIDTH = 116  # characters that the table takes
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One contender's samples, and how it compares with the first of its group."""
-
-    group: str
-    name: str
-    unit: str
-    median: float
-    low: float  # the first quartile
-    high: float  # the third
-    ratio: float
-    samples: list[float]
-
-
-def compare(
-    group: str, unit: str, rounds: int, contenders: dict[str, Callable[[], float]]
-) -> list[Figure]:
-    """Let the contenders take turns; the first of them is the baseline."""
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for measure in contenders.values():
-        measure()  # once for nothing: what is made on first use is not what is measured
-    for _ in range(rounds):
-        for name in random.sample(list(contenders), len(contenders)):
-            samples[name].append(contenders[name]())
-    baseline = samples[next(iter(contenders))]
-    figures = []
-    for name, taken in samples.items():
-        low, median, high = statistics.quantiles(taken, n=4)
-        ratio = statistics.median(a / b for a, b in zip(taken, baseline, strict=True))
-        figures.append(Figure(group, name, unit, median, low, high, ratio, taken))
-    return figures
-
-
-def milliseconds(action: Callable[[], object]) -> Callable[[], float]:
-    """Give what measures how long `action` takes."""
-
-    def measure() -> float:
-        began = time.perf_counter()
-        action()
-        return (time.perf_counter() - began) * 1000
-
-    return measure
-
-
-def rate(count: int, action: Callable[[], object]) -> Callable[[], float]:
-    """Give what measures how many of its `count` jobs `action` does in a second."""
-
-    def measure() -> float:
-        began = time.perf_counter()
-        action()
-        return count / (time.perf_counter() - began)
-
-    return measure
-
-
-def plain() -> None:
-    """Run the script with no jail, in the interpreter that the jails have."""
-    interpreter = os.path.realpath(sys.executable)  # past the virtual environment, as the jails do
-    # -S: the jails have no site-packages, whose start-up hooks may take longer than the script.
-    subprocess.run([interpreter, "-I", "-S", SCRIPT], check=True, capture_output=True)
-
-
-def sandboxed(sandbox: Sandbox, runtime: str) -> None:
-    """Run the script in a jail."""
-    result = sandbox.run(Job(SCRIPT.read_bytes(), runtime=runtime))
-    if not result.ok:
-        raise RuntimeError(f"the script ended as {result.status}: {result.stderr!r}")
-
-
-def latency(rounds: int) -> list[Figure]:
-    """Compare the time from asking for one run of the script to its result."""
-    with Sandbox() as sandbox:
-        return compare(
-            "one script, one at a time",
-            "ms",
-            rounds,
-            {
-                "plain subprocess.run": milliseconds(plain),
-                "Sandbox, python": milliseconds(lambda: sandboxed(sandbox, "python")),
-                "Sandbox, python-exec": milliseconds(lambda: sandboxed(sandbox, "python-exec")),
-            },
-        )
-
-
-def first_byte(rounds: int) -> list[Figure]:
-    """Compare the time from connecting to a unix socket to the first byte of the program's output."""
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
-        plain_path, path = f"{folder}/plain", f"{folder}/sandboxed"
-        interpreter = os.path.realpath(sys.executable)
-        command = Path(sys.executable).with_name("sandboxed")
-        for socket_path, words in (
-            (plain_path, [interpreter, "-I", "-S", PLAIN_SERVER, plain_path, SCRIPT]),
-            (path, [command, "serve", "--socket", path, SCRIPT]),
-        ):
-            servers.enter_context(serving(socket_path, words))
-        return compare(
-            "connecting to a unix socket, to the first byte",
-            "ms",
-            rounds,
-            {
-                "python3 for each connection, no sandbox": lambda: connect(plain_path),
-                "sandboxed serve": lambda: connect(path),
-            },
-        )
-
-
-def connect(path: str) -> float:
-    """Give the milliseconds to the first byte; the rest of the answer is taken, too."""
-    began = time.perf_counter()
-    with socket.socket(socket.AF_UNIX) as client:
-        client.connect(path)
-        client.shutdown(socket.SHUT_WR)
-        if not client.recv(1).isalpha():
-            raise RuntimeError("the server broke off")
-        took = (time.perf_counter() - began) * 1000
-        while client.recv(1 << 16):
-            continue
-    time.sleep(BREATH)  # clients come now and then, and the next jail is made meanwhile
-    return took
-
-
-@contextlib.contextmanager
-def serving(path: str, words: list[str | Path]) -> Iterator[None]:
-    """Have a server at the socket `path` for the while."""
-    with tempfile.TemporaryFile() as log:
-        server = subprocess.Popen(words, stderr=log)
-        try:
-            while not os.path.exists(path) or not log.tell():
-                if server.poll() is not None:
-                    raise RuntimeError(f"{words[0]} did not start")
-                time.sleep(0.05)
-            yield
-        finally:
-            server.terminate()
-            server.wait(STOP_DEADLINE)
-
-
-def throughput(rounds: int, jobs: int) -> list[Figure]:
-    """Compare how many scripts are done in a second, some at a time."""
-    with (
-        Sandbox(slots=SLOTS) as sandbox,
-        ThreadPoolExecutor(SLOTS) as pool,
-        queue() as url,
-        Client(url) as client,
-    ):
-
-        def through_threads(action: Callable[[], None]) -> Callable[[], float]:
-            return rate(jobs, lambda: list(pool.map(lambda _: action(), range(jobs))))
-
-        def through_queue() -> None:
-            source = SCRIPT.read_bytes()
-            for _, result in client.map(Job(source) for _ in range(jobs)):
-                if not result.ok:
-                    raise RuntimeError(f"the script ended as {result.status}: {result.error}")
-
-        return compare(
-            f"many scripts, {SLOTS} at a time",
-            "jobs/s",
-            rounds,
-            {
-                "plain subprocess.run": through_threads(plain),
-                "Sandbox, python": through_threads(lambda: sandboxed(sandbox, "python")),
-                "the queue, Client.map": rate(jobs, through_queue),
-            },
-        )
-
-
-@contextlib.contextmanager
-def queue() -> Iterator[str]:
-    """Give the address of a queue with a worker of as many jobs at a time."""
-    with EmbeddedRedis() as redis, tempfile.TemporaryFile() as log:
-        worker = children.start(
-            [sys.executable, "-P", "-m", "worker.cli", "worker", "-c", str(SLOTS), "-l", "WARNING"],
-            env={**os.environ, REDIS_URL: redis.url},
-            output=log,
-        )
-        try:
-            yield redis.url
-        finally:
-            children.stop(worker, STOP_DEADLINE)
+QUICK = Scale(rounds=0.3, jobs=0.6)
 
 
 def show(figures: list[Figure]) -> None:
     """Print the figures as a table."""
-    table = Table()
-    table.add_column()
-    for heading in ("Median", "Quartiles", "Ratio"):
+    table = Table(caption="CPU: milliseconds a job, of the contender / of the whole machine meanwhile")
+    table.add_column(no_wrap=True)
+    for heading in ("median", "p99", "÷ first", "p99 ÷ first", "CPU"):
         table.add_column(heading, justify="right", no_wrap=True)
     for group in dict.fromkeys(figure.group for figure in figures):
         table.add_section()
         table.add_row(f"[bold]{group}")
         for figure in (figure for figure in figures if figure.group == group):
-            table.add_row(
-                f"  {figure.name}",
-                f"{figure.median:.1f} {figure.unit}",
-                f"{figure.low:.1f} … {figure.high:.1f}",
-                f"{figure.ratio:.2f}",
-            )
-    Console().print(table)
+            table.add_row(*_cells(figure))
+    terminal = Console()
+    terminal.width = max(terminal.width, _WIDTH)
+    terminal.print(table)
+
+
+def _cells(figure: Figure) -> list[str]:
+    return [
+        f"  {figure.name}",
+        f"{_number(figure.value)} {figure.unit}{_aim(figure, 'value')}",
+        _number(figure.p99),
+        f"{_number(figure.ratio)}{_aim(figure, 'ratio')}",
+        f"{_number(figure.p99_ratio)}{_aim(figure, 'p99_ratio')}",
+        f"{_number(figure.cpu)} / {_number(figure.machine)}" if figure.cpu is not None else "",
+    ]
+
+
+def _number(value: float | None) -> str:
+    """Write three digits of it, more where it is large."""
+    return "" if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"  # noqa: PLR2004
+
+
+def _aim(figure: Figure, which: Which) -> str:
+    judged = figure.judged(which)
+    if judged is None:
+        return ""
+    aim, met = judged
+    return f"  [{'green' if met else 'red'}]{'✓' if met else '✗'} {aim}[/]"
+
+
+def host() -> dict[str, object]:
+    """Describe where this was measured."""
+    return {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg(),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
 
 
 def main() -> None:
     """Measure, print, and write the samples where they are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the samples to FILE")
-    parser.add_argument("--rounds", type=int, default=40, help="of the latency [40]")
-    parser.add_argument("--jobs", type=int, default=100, help="in a round of the throughput [100]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write figures and samples to FILE")
+    parser.add_argument(
+        "--only", action="append", choices=GROUPS, help="measure this group; may be given again"
+    )
+    parser.add_argument(
+        "--packages", action="store_true", help="measure a job with numpy too, which is downloaded"
+    )
+    parser.add_argument(
+        "--soak",
+        type=int,
+        metavar="JOBS",
+        help="run so many jobs through one worker, and see what grows",
+    )
+    parser.add_argument("--quick", action="store_true", help="a fifth of the jobs; only for a look")
     given = parser.parse_args()
-    figures = [
-        *latency(given.rounds),
-        *first_byte(given.rounds),
-        *throughput(max(given.rounds // 8, 2), given.jobs),
-    ]
+    if given.soak:
+        sys.exit(not soak.soak(given.soak, queues.SLOTS, min(given.soak // 10 + 2, 1000)))
+    chosen = given.only or [name for name in GROUPS if name not in EXTRA or getattr(given, name)]
+    before = host()
+    figures: list[Figure] = []
+    for name in chosen:
+        figures += GROUPS[name](QUICK if given.quick else Scale())
     show(figures)
     if given.json:
-        host = {
-            "python": platform.python_version(),
-            "kernel": platform.release(),
-            "cpus": os.cpu_count(),
-        }
-        written = {"host": host, "figures": [asdict(figure) for figure in figures]}
+        written = {"host": before, "figures": [asdict(figure) for figure in figures]}
         given.json.write_text(json.dumps(written, indent=2), encoding="utf-8")
 
 
