@@ -16,6 +16,7 @@ from pathlib import Path
 
 import footprint
 import jails
+import phases
 import queues
 import serving
 import soak
@@ -111,10 +112,14 @@ def main() -> None:
         metavar="JOBS",
         help="run so many jobs through one worker, and see what grows",
     )
+    parser.add_argument("--phases", action="store_true", help="show where one job's microseconds go")
     parser.add_argument("--quick", action="store_true", help="a fifth of the jobs; only for a look")
     given = parser.parse_args()
     if given.soak:
         sys.exit(not soak.soak(given.soak, queues.SLOTS, min(given.soak // 10 + 2, 1000)))
+    if given.phases:
+        phases.profile(jobs=300, pause=0.02)
+        return
     chosen = given.only or [name for name in GROUPS if name not in EXTRA or getattr(given, name)]
     before = host()
     figures: list[Figure] = []
