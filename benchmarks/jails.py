@@ -129,7 +129,8 @@ def packages(scale: Scale) -> list[Figure]:
     """Compare a job that imports numpy, loaded ahead, with the same without a jail; installs numpy."""
     ours = "Sandbox, numpy loaded ahead"
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        # Not in /tmp, of which a jail has its own.
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir="/var/tmp"))
         table = Path(folder, "runtimes.toml")
         command = Path(sys.executable).with_name("sandboxed")
         subprocess.run(

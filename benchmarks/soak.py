@@ -5,8 +5,9 @@
 Prints one line at the start, ten on the way and one at the end: the memory (RSS and PSS), descriptors,
 network namespaces and zombies of the worker's processes, and of the host its cgroups (with those that
 die, where cgroup v2 counts them) and all network namespaces that the kernel still has; and how long a
-thousand jobs took one at a time, at first and at last, also as a share of what the script took just then
-without a jail. Exits with 1 where something has grown that should not. `make bench` has it as --soak.
+thousand jobs took one at a time, at first and at last, also as a share of what the script took just
+then without a jail. Exits with 1 where something has grown that should not. `make bench` has it as
+--soak.
 """
 
 import argparse
