@@ -13,6 +13,7 @@ from celery import Celery, signals
 from celery.exceptions import CPendingDeprecationWarning, SecurityWarning
 
 from sandbox_core.wire import QUEUE
+from worker.events import GatherEvents
 from worker.settings import Settings, broker_url
 from worker.watch import WatchStep
 
@@ -167,3 +168,4 @@ app.user_options["worker"].add(
     )
 )
 app.steps["worker"].add(WatchStep)
+app.steps["consumer"].add(GatherEvents)

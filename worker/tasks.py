@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from sandbox_core import wire
 from sandbox_core.errors import InvalidJob, SandboxError
 from sandbox_core.job import Job, Result, Status, exceeded
-from worker import ledger
+from worker import heap, ledger
 from worker.cancellation import Watcher
 from worker.celery import app, longest_run, settings
 from worker.jails import Jails, follow_celery
@@ -44,6 +44,7 @@ watch = Watch(settings)
 WORN_OUT = f"the worker failed under it {settings.max_attempts} times; it is not tried again"
 jails = Jails(settings, watch.reports)
 follow_celery(jails)
+heap.keep_shared()
 watcher = Watcher(lambda: app.backend.client)
 
 
