@@ -24,6 +24,10 @@ job_log = logging.getLogger("sandboxed.jobs")
 _MOST_OF_AN_ERROR = 400
 _READ_SIZE = 1 << 16
 
+#: Seconds that the main process lets reports gather, or each job would wake a thread of it. The pipe
+#: holds some three hundred (pipe(7)).
+_GATHER = 0.05
+
 Record = dict[str, Any]
 
 
@@ -95,6 +99,7 @@ def _read(pipe: int, take: Callable[[Record], None]) -> None:
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
             take(json.loads(line))
+        time.sleep(_GATHER)
 
 
 def _line(job_id: str, args: object, result: Result) -> str:
