@@ -198,6 +198,9 @@ def _parts(main: int | None) -> dict[str, float]:
     if main is None:
         return {}
     names = {"client": os.getpid(), "main process": main}
+    for pid in family.children(os.getpid()):
+        if Path(f"/proc/{pid}/comm").read_text().startswith("redis"):
+            names["Redis"] = pid
     for number, pid in enumerate(sorted(set(family.children(main)))):
         names[f"pool process {number}"] = pid
     return {name: family.cpu_time(pid) for name, pid in names.items()}

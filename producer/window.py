@@ -4,7 +4,7 @@ Only bookkeeping, shared by the client and the asyncio client, which wait each i
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
@@ -34,6 +34,7 @@ class Window:
         self._chunksize = chunksize
         self._ordered = ordered
         self._waiting: dict[Future, Job] = {}  # in the order of submission
+        self._limits: Counter[float] = Counter()  # how many of those have which wall limit
         self._done: deque[Future] = deque()
 
     def __len__(self) -> int:
@@ -56,7 +57,10 @@ class Window:
 
     def sent(self, futures: Iterable[Future]) -> None:
         """Take note of jobs that were submitted."""
-        self._waiting.update((future, future.job) for future in futures if future.job)
+        for future in futures:
+            if future.job:
+                self._waiting[future] = future.job
+                self._limits[future.job.limits.wall_time] += 1
 
     def landed(self, future: Future) -> None:
         """Take note that a job is done."""
@@ -67,16 +71,25 @@ class Window:
         if self._ordered:
             self._done.clear()
             while self._waiting and (first := next(iter(self._waiting))).done():
-                yield self._waiting.pop(first), first
+                yield self._forget(first), first
         else:
             while self._done:
                 future = self._done.popleft()
-                yield self._waiting.pop(future), future
+                yield self._forget(future), future
+
+    def _forget(self, future: Future) -> Job:
+        job = self._waiting.pop(future)
+        limit = job.limits.wall_time
+        self._limits[limit] -= 1
+        if not self._limits[limit]:
+            del self._limits[limit]
+        return job
 
     @property
     def longest(self) -> float:
         """The largest wall limit, in seconds, of what is in flight."""
-        return max((job.limits.wall_time for job in self._waiting.values()), default=0.0)
+        # Asked for with each result: by the limits, of which there are few, and not by the jobs.
+        return max(self._limits, default=0.0)
 
 
 def collect(jobs: Iterator[Script], most: int) -> list[Script]:
