@@ -120,7 +120,9 @@ def main() -> None:
     if given.phases:
         phases.profile(jobs=300, pause=0.02)
         return
-    chosen = given.only or [name for name in GROUPS if name not in EXTRA or getattr(given, name)]
+    chosen = given.only or [name for name in GROUPS if name not in EXTRA]
+    if given.packages and "packages" not in chosen:
+        chosen.append("packages")
     before = host()
     figures: list[Figure] = []
     for name in chosen:

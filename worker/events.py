@@ -21,11 +21,10 @@ class GatherEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery shi
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._waiting = False
-        self._stopping = False
 
     def start(self, consumer: Any) -> None:
         """Take over from Celery, at the start and after each reconnection."""
-        self._waiting = self._stopping = False
+        self._waiting = False
         events = consumer.event_dispatcher
         if consumer.hub is None or not events.on_send_buffered:
             return  # a pool of threads has no loop; its events go out one by one
@@ -37,7 +36,7 @@ class GatherEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery shi
                 events.flush()
 
         def gather() -> None:
-            if self._stopping:
+            if _stops(consumer):
                 send()  # the loop does not turn any more
             elif not self._waiting:
                 self._waiting = True
@@ -46,7 +45,10 @@ class GatherEvents(bootsteps.StartStopStep):  # type: ignore[misc]  # Celery shi
         events.on_send_buffered = gather
 
     def stop(self, consumer: Any) -> None:
-        """Send what has been gathered, and from here on each event at once."""
-        self._stopping = True
-        if consumer.event_dispatcher is not None:
+        """Send what has been gathered, if this is the end and not a connection that was lost."""
+        if _stops(consumer) and consumer.event_dispatcher is not None:
             consumer.event_dispatcher.flush()
+
+
+def _stops(consumer: Any) -> bool:
+    return consumer.blueprint.state in (bootsteps.CLOSE, bootsteps.TERMINATE)

@@ -1,5 +1,6 @@
 """What can be watched of a worker: `inspect`, `control`, metrics, its log, `sandboxed top`."""
 
+import base64
 import json
 import os
 import socket
@@ -279,3 +280,26 @@ def top(url: str) -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+def test_the_events_of_many_jobs_travel_together(start_worker: Callable[..., Any]) -> None:
+    """A monitor hears of every job, in fewer messages than there are jobs."""
+    running = start_worker("-c", "2")
+    with running.redis.pubsub() as channel:
+        channel.psubscribe("*celeryev*")
+        ids = [running.send({"source": "pass"}) for _ in range(40)]
+        for job_id in ids:
+            running.result(job_id)
+        assert running.stop() == 0, running.log.read_text()
+        messages = 0
+        ended: list[str] = []
+        while message := channel.get_message(timeout=1):
+            if message["type"] == "pmessage" and b"task" in message["channel"]:
+                messages += 1
+                body = base64.b64decode(json.loads(message["data"])["body"])
+                ended += [
+                    event["uuid"] for event in json.loads(body) if event["type"] == "task-succeeded"
+                ]
+
+    assert sorted(ended) == sorted(ids)
+    assert messages < len(ids)
