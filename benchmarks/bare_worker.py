@@ -1,4 +1,4 @@
-"""The baseline of `queueing.py`: an ordinary Celery worker that runs scripts with no jail at all."""
+"""The baseline of `queues.py`: an ordinary Celery worker that runs scripts with no jail at all."""
 
 import os
 import subprocess

@@ -40,7 +40,7 @@ GROUPS: dict[str, Callable[[Scale], list[Figure]]] = {
 #: What a plain run leaves out: the first downloads, the others answer questions of design.
 EXTRA = ("packages", "pools", "one-slot")
 
-_WIDTH = 116  # characters that the table takes
+_WIDTH = 128  # characters that the table takes
 
 QUICK = Scale(rounds=0.3, jobs=0.6)
 

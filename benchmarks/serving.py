@@ -71,7 +71,7 @@ def first_byte(scale: Scale) -> list[Figure]:
         Contender("sandboxed serve", server, command, "serve", "--socket", "SOCKET", script) as ours,
     ):
         return compare(
-            "connecting to a unix socket, to the first byte",
+            "a unix socket, connecting to first byte",
             "ms",
             {contender.name: lambda by=contender: asked(by) for contender in (plain, ours)},  # type: ignore[misc]
             scale.rounds_of(8),
