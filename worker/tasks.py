@@ -40,6 +40,8 @@ _LONGEST_ID = 200
 
 _T = TypeVar("_T")
 
+_maxima = settings.maxima
+
 watch = Watch(settings)
 WORN_OUT = f"the worker failed under it {settings.max_attempts} times; it is not tried again"
 jails = Jails(settings, watch.reports)
@@ -204,7 +206,7 @@ def job_of(args: tuple[object, ...], kwargs: dict[str, object]) -> Job:
         given = f"{len(args)} arguments" + (f" and {', '.join(kwargs)}" if kwargs else "")
         raise ValueError(f"{wire.TASK}: expected one argument, the job; got {given}")
     job = wire.job_from_json(args[0])
-    if problem := exceeded(job.limits, settings.maxima):
+    if problem := exceeded(job.limits, _maxima):
         raise ValueError(problem)
     return job
 
