@@ -39,7 +39,7 @@ def sandboxed(job: Job, table: str | None = None, slots: int = 1) -> Iterator[Ac
         def action() -> None:
             result = sandbox.run(job)
             if not result.ok:
-                raise RuntimeError(f"the job ended as {result.status}: {result.stderr!r}")
+                raise RuntimeError(f"the job did not end well: {result}")
 
         yield action
 
