@@ -74,6 +74,8 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/r
 # Not the host's /tmp, whose files come and go below ours.
 mkdir -m 1777 /run/tmp
 export TMPDIR=/run/tmp
+# As init systems have it; the kernel by itself gives 4096.
+ulimit -n 524288
 ip link set lo up 2>/dev/null
 cd {directory}
 {command}
