@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -374,11 +375,15 @@ def serve_once(sandbox):
     """Make a terminal, have an interpreter served at its inner side, and type at the outer."""
     outer, inner = pty.openpty()
     endings = []
-    thread = threading.Thread(target=lambda: endings.append(interact(sandbox, inner)))
+    environment = {"TERM": "xterm", "PYTHON_BASIC_REPL": "1"}  # as for the typist above
+    thread = threading.Thread(
+        target=lambda: endings.append(interact(sandbox, inner, environment=environment))
+    )
     thread.start()
     shown = b""
     for line in (b"6 * 7\r", b"exit(5)\r"):
         while not shown.endswith(b">>> "):
+            assert select.select([outer], [], [], SOON)[0], shown
             shown += os.read(outer, 1000)
         os.write(outer, line)
         shown += b"\n"
