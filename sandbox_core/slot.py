@@ -64,6 +64,7 @@ class Slot:
         self._standing: dict[_Kind, Jail] = {}  # the kind used last comes last
         self._ended = -math.inf
         self._users: list[users.JobUser] = []
+        self._beside: Slot | None = None
         try:
             # One for the job that runs, and one for each jail that stands ready beside it.
             for _ in range(1 + _KINDS * ahead):
@@ -73,7 +74,6 @@ class Slot:
             raise
         self.uids = [user.uid for user in self._users]
         self._free_uids = list(self.uids)
-        self._beside: Slot | None = None
         #: Set from any thread: the next job is to have new zygotes.
         self.stale = False
 

@@ -267,8 +267,14 @@ def test_nothing_that_is_granted_is_spare(composed: Composed, without: str, told
 
 def test_the_job_of_the_killed_worker_ends_once(composed: Composed) -> None:
     """Elsewhere, when the queue's time for it is over: twice the longest run (docs/deploy.md)."""
+    deadline = time.monotonic() + MINUTES
     with Client(composed.url(), timeout=MINUTES) as client:
-        result = client.future(composed.orphan).result(timeout=300)
+        while True:
+            try:
+                result = client.future(composed.orphan).result(timeout=300)
+                break
+            except ConnectionError:  # a busy host keeps Redis from answering for some seconds
+                assert time.monotonic() < deadline
 
     assert result.text == "done\n"
     assert result.attempts == 2

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox_core import Job, Limits, Sandbox, SandboxError, jail, launcher
+from sandbox_core import Job, Limits, Sandbox, SandboxError, jail, launcher, users
 
 _TABLES = ("ROOT_STEPS", "SEAL_STEPS", "JAIL_STEPS", "START_STEPS")
 #: Every step but the last, after which there is nothing of ours to stop in.
@@ -205,6 +205,21 @@ def _outcome(sandbox):
         return sandbox.run("print(1)").status
     except SandboxError as error:
         return str(error)
+
+
+def test_a_host_without_users_left_is_told():
+    """Another sandbox has them all but one; what this one began with is let go of."""
+    held = [user for uid in range(users.FIRST, users.LAST + 1) if (user := users.hold_one(uid))]
+    held.pop().close()
+    try:
+        with pytest.raises(SandboxError, match="are taken; run fewer workers"):
+            Sandbox()
+    finally:
+        for user in held:
+            user.close()
+
+    with Sandbox() as sandbox:
+        assert sandbox.run("print('on')").text == "on\n"
 
 
 def test_a_host_without_descriptors_left_is_told(leftovers):
