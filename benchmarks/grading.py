@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from queueing import queue
+from queues import ours
 
-from producer import Client
 from producer.grading.dispatch import Dispatcher, LocalDispatcher, QueueDispatcher
 from producer.grading.grading import grade
 from sandbox_core import Job, Sandbox
@@ -131,8 +130,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="of bare jails and of grading [3]")
     parser.add_argument("--resume", action="store_true", help="kill one at half, too")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, queue(slots=SLOTS) as url, Client(url) as client:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as name, ours(slots=SLOTS) as queue:
+        folder, client = Path(name), queue.client
         problem, students = make(folder, given.submissions, given.tests)
         named = sorted(students.iterdir())
         share = max(len(named) // given.rounds, 1)
@@ -155,7 +154,7 @@ def main() -> None:
             print(f"{kind}: median of the ratios {statistics.median(each):.2f}")
         if given.resume:
             total = given.submissions * given.tests
-            for kind, where in (("here", ["--local"]), ("queue", ["--redis", url])):
+            for kind, where in (("here", ["--local"]), ("queue", ["--redis", queue.url])):
                 print(kind, json.dumps(resumed(folder / kind, problem, students, total, where)))
 
 

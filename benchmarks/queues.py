@@ -50,6 +50,7 @@ class Ours:
 
     client: Client
     worker: int | None  # its main process
+    url: str
 
 
 @contextlib.contextmanager
@@ -70,7 +71,7 @@ def ours(*options: str, slots: int = SLOTS) -> Iterator[Ours]:
     with EmbeddedRedis() as redis, worker(redis.url, *command) as pid, Client(redis.url) as client:
         for _, result in client.map(["pass"] * 10 * slots, chunksize=1):
             check(result)
-        yield Ours(client, pid)
+        yield Ours(client, pid, redis.url)
 
 
 @contextlib.contextmanager
@@ -84,7 +85,7 @@ def unserved_bare() -> Iterator[Bare]:
 def unserved() -> Iterator[Ours]:
     """Make a queue that nobody takes jobs from, for our client to send to."""
     with EmbeddedRedis() as redis, Client(redis.url) as client:
-        yield Ours(client, None)
+        yield Ours(client, None, redis.url)
 
 
 @contextlib.contextmanager
