@@ -58,6 +58,7 @@ def main() -> int:
     subprocess.run(["ip", "link", "add", "name", BRIDGE, "type", "bridge"], check=True)
     subprocess.run(["ip", "addr", "add", NETWORK, "dev", BRIDGE], check=True)
     before = _rules()
+    parents = [path for path in _parents() if not path.exists()]
     places = ("--data-root", f"{folder}/data", "--exec-root", f"{folder}/exec", "-p", f"{folder}/pid")
     with (folder / "log").open("wb") as log:
         daemon = subprocess.Popen(
@@ -87,7 +88,20 @@ def main() -> int:
         for mount in reversed(Path("/proc/mounts").read_text().splitlines()):
             if mount.split()[1].startswith(f"{folder}/"):
                 subprocess.run(["umount", "-l", mount.split()[1]], check=True)
+        for path in parents:
+            try:
+                path.rmdir()  # an empty cgroup, which containers were below
+            except FileNotFoundError:
+                continue  # none was
+            except OSError as error:
+                print(f"docker_host: left behind: {error}", file=sys.stderr)
         shutil.rmtree(folder)
+
+
+def _parents() -> list[Path]:
+    """Give where dockerd makes the cgroups of its containers."""
+    hierarchies = (path.parent for path in Path("/sys/fs/cgroup").glob("*/cgroup.procs"))
+    return [path / "docker" for path in (Path("/sys/fs/cgroup"), *hierarchies)]
 
 
 def _rules() -> bytes:
