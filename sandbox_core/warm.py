@@ -55,11 +55,11 @@ class _Interpreter:
         _forget_our_modules()
         for name in order["preload"]:
             __import__(name)  # `importlib` would be one more module of ours
-        _check_for_threads()
         take(SEAL_STEPS, None)
         os.environ.clear()
         os.environ.update(order["environment"])
         _finish_site()
+        _check_for_threads()  # once all is loaded that an operator's packages bring
         _forget(order["plan"]["boot"])
         if self._way_out is not None:
             self._way_out.look_at_modules()
