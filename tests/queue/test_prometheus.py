@@ -19,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sandbox_core.wire import ATTEMPTS_PREFIX
@@ -131,13 +132,10 @@ def prometheus(
 
 
 def processes_of(ancestor: int) -> set[int]:
-    """Give all processes below one."""
-    found: set[int] = set()
-    for task in Path("/proc").glob(f"{ancestor}/task/*/children"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
-            for child in map(int, task.read_text().split()):
-                found |= {child} | processes_of(child)
-    return found
+    """Give all processes below one; none where it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return {process.pid for process in psutil.Process(ancestor).children(recursive=True)}
+    return set()
 
 
 def jails_of(users: set[int]) -> set[str]:

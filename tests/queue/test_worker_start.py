@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from sandbox_core.wire import QUEUE
@@ -146,12 +147,7 @@ class Up:
 
     def children(self) -> list[int]:
         """Give the processes that it started."""
-        return [
-            int(child)
-            for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-            .read_text()
-            .split()
-        ]
+        return [child.pid for child in psutil.Process(self.process.pid).children()]
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import redis
 
@@ -236,15 +237,6 @@ def test_errors_are_relayed_as_they_come(script: Any) -> None:
         assert process.wait(SOON) == 0
 
 
-def descendants(pid: int) -> set[int]:
-    """Give the processes that `pid` has started, and theirs."""
-    found = set()
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text(encoding="ascii").split()):
-            found |= {child, *descendants(child)}
-    return found
-
-
 def alive(pids: set[int]) -> set[int]:
     """Give those of the processes that still run."""
     return {pid for pid in pids if Path(f"/proc/{pid}").exists()}
@@ -281,7 +273,7 @@ def test_a_signal_ends_it_and_leaves_nothing_behind(
         assert process.stdout
         assert process.stderr
         assert process.stdout.readline() == b"here\n"
-        inside = descendants(process.pid)
+        inside = {child.pid for child in psutil.Process(process.pid).children(recursive=True)}
         cgroups = cgroups_of(inside)
         assert inside
         assert cgroups

@@ -4,6 +4,7 @@ The switches are here and nowhere else: the boot code of a zygote is replaced by
 after a given step, and a supervisor kills itself at a given one of its own calls.
 """
 
+import contextlib
 import os
 import random
 import resource
@@ -13,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sandbox_core import Job, Limits, Sandbox, SandboxError, jail, launcher, users
@@ -67,20 +69,12 @@ def _settled(leftovers, before, *, deadline: float = 1.0):
     assert after["processes"] == before["processes"]
 
 
-def _children(parent: int) -> list[int]:
-    """Give the processes that `parent` has started."""
-    tasks = Path(f"/proc/{parent}/task").glob("*/children")
-    return [int(pid) for task in tasks for pid in task.read_text().split()]
-
-
 def _stopped_below(parent: int) -> bool:
     """Whether a process below `parent` sleeps as one does after the step that it stops at."""
-    for pid in _children(parent):
-        try:
-            if "nanosleep" in Path(f"/proc/{pid}/wchan").read_text() or _stopped_below(pid):
+    for process in psutil.Process(parent).children(recursive=True):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            if "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text():
                 return True
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
     return False
 
 
@@ -120,7 +114,7 @@ def test_a_supervisor_killed_after_any_step_leaves_nothing(
         while not (stopped := _stopped_below(supervisor.pid)) and time.monotonic() < end:
             time.sleep(0.02)
         assert supervisor.poll() is None
-        zygotes = _children(supervisor.pid)
+        zygotes = [child.pid for child in psutil.Process(supervisor.pid).children()]
         supervisor.kill()
     _settled(leftovers, before)
     assert stopped

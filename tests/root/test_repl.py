@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pexpect
+import psutil
 import pytest
 
 from sandbox_core import Sandbox
@@ -320,23 +321,15 @@ def test_a_signal_from_outside_ends_it_and_leaves_nothing(number):
     while b">>> " not in shown:
         shown += os.read(outer, 1000)
     assert termios.tcgetattr(inner) != before
-    assert jails_of(process.pid)
+    jails = psutil.Process(process.pid).children()
+    assert jails
     process.send_signal(number)
 
     assert process.wait(SOON) == 128 + number
-    assert jails_of(process.pid) == []
+    assert psutil.wait_procs(jails, SOON)[1] == []
     assert termios.tcgetattr(inner) == before
     os.close(outer)
     os.close(inner)
-
-
-def jails_of(pid: int) -> list[int]:
-    """Give the processes that `pid` has started."""
-    return [
-        int(child)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in path.read_text(encoding="ascii").split()
-    ]
 
 
 def test_what_is_piped_in_is_run():

@@ -8,6 +8,7 @@ import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.root.attacks.battery import TIME_FACTOR
@@ -247,11 +248,11 @@ def test_a_jail_that_is_killed_from_outside_is_replaced(start, until):
 
 def kill_children(pid: int, until) -> None:
     """Kill every process that `pid` has started, and wait for the end of each."""
-    killed = children(pid)
+    killed = psutil.Process(pid).children()
     assert killed
     for child in killed:
-        os.kill(child, 9)
-    until(lambda: not any(runs(child) for child in killed))
+        child.kill()
+    until(lambda: not any(runs(child.pid) for child in killed))
 
 
 def runs(pid: int) -> bool:
@@ -264,15 +265,6 @@ def runs(pid: int) -> bool:
         return False
 
 
-def children(pid: int) -> list[int]:
-    """Give the processes that a process has started."""
-    return [
-        int(child)
-        for path in Path(f"/proc/{pid}/task").glob("*/children")
-        for child in path.read_text(encoding="ascii").split()
-    ]
-
-
 def test_the_server_stays_as_it_is_over_many_connections(start, until):
     """Its descriptors and processes; `benchmarks/soak_serve.py` has more of them, and looks at memory."""
     server = start("--workers", "3")
@@ -282,10 +274,10 @@ def test_the_server_stays_as_it_is_over_many_connections(start, until):
 
     for _ in range(10):
         server.ask(b"print(1)")
-    before, processes = descriptors(), len(children(server.process.pid))
+    before, processes = descriptors(), len(psutil.Process(server.process.pid).children())
     for number in range(100):
         assert server.ask(b"print(%d)" % number) == b"%d\n\0" % number
     # Between two connections a jail may be in the making, which has some of its own.
     until(lambda: descriptors() < before + 30)
-    assert len(children(server.process.pid)) == processes
+    assert len(psutil.Process(server.process.pid).children()) == processes
     assert server.stop() == 0
