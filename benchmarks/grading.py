@@ -18,11 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from queues import ours
+from queues import jobs_run, ours
 
 from producer.grading.dispatch import Dispatcher, LocalDispatcher, QueueDispatcher
 from producer.grading.grading import grade
@@ -89,10 +89,12 @@ def lines(state: Path) -> int:
 
 
 def resumed(
-    folder: Path, problem: Path, students: Path, total: int, where: Sequence[str]
+    folder: Path, given: tuple[Path, Path], total: int, where: Sequence[str], count: Callable[[], int]
 ) -> dict[str, object]:
-    """Kill a grading at half, start it again, and compare."""
+    """Kill a grading at half and start it again; `count` gives how many jobs have run so far."""
+    problem, students = given
     folder.mkdir()
+    counts = [count()]
     state = folder / "state"
     first = command(problem, students, state, folder / "never", where)
     while lines(state) < total // 2:
@@ -101,7 +103,9 @@ def resumed(
     first.wait()
     at_kill = lines(state)
     command(problem, students, state, folder / "resumed", where).wait()
+    counts.append(count())
     command(problem, students, folder / "state2", folder / "whole", where).wait()
+    counts.append(count())
     records = [json.loads(line) for line in state.read_text().splitlines()]
     tests = [(one["of"], one["name"]) for one in records if "of" in one]
     return {
@@ -109,6 +113,8 @@ def resumed(
         "done at the kill": at_kill,
         "run in all": len(tests),
         "run twice": len(tests) - len(set(tests)),
+        "jobs": counts[1] - counts[0],
+        "jobs of one that was not killed": counts[2] - counts[1],
         "the same report": timeless(folder / "resumed") == timeless(folder / "whole"),
     }
 
@@ -154,8 +160,13 @@ def main() -> None:
             print(f"{kind}: median of the ratios {statistics.median(each):.2f}")
         if given.resume:
             total = given.submissions * given.tests
-            for kind, where in (("here", ["--local"]), ("queue", ["--redis", queue.url])):
-                print(kind, json.dumps(resumed(folder / kind, problem, students, total, where)))
+            ways = (
+                ("here", ["--local"], lambda: 0),  # jails here, which nobody counts
+                ("queue", ["--redis", queue.url], lambda: jobs_run(queue.url)),
+            )
+            for kind, where, count in ways:
+                found = resumed(folder / kind, (problem, students), total, where, count)
+                print(kind, json.dumps(found))
 
 
 if __name__ == "__main__":

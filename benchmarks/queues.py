@@ -74,6 +74,13 @@ def ours(*options: str, slots: int = SLOTS) -> Iterator[Ours]:
         yield Ours(client, pid, redis.url)
 
 
+def jobs_run(url: str) -> int:
+    """Give how many jobs the worker of a queue has run."""
+    (answer,) = _celery(url).control.broadcast("sandbox", reply=True, timeout=30, limit=1)
+    (told,) = answer.values()
+    return sum(told["counts"].values())
+
+
 @contextlib.contextmanager
 def unserved_bare() -> Iterator[Bare]:
     """Make a queue that nobody takes jobs from, for Celery to send to."""

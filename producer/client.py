@@ -7,6 +7,7 @@ Celery's own result backend (`producer.listener`). Celery itself is not needed h
 import contextlib
 import os
 import queue
+import re
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +21,6 @@ from producer.listener import Listener
 from producer.window import DEFAULT_SIZE, Script, Window, collect
 from sandbox_core import Job, Result
 from sandbox_core.wire import QUEUE
-
-#: Characters of an id (which has the form of a UUID) that all jobs of one client share.
-_PREFIX = len("12345678-1234-4123-")
 
 
 class Client:
@@ -49,7 +47,7 @@ class Client:
 
     def _start_afresh(self) -> None:
         self._reply_to = message.new_id()
-        self._prefix = self._reply_to[:_PREFIX]
+        self._prefix = self._reply_to[: message.FAMILY]
         self._connection = Connection(self._address)
         self._listener = Listener(self._address, self._prefix)
         # For a client that is dropped without being closed: its thread would keep it alive.
@@ -102,49 +100,97 @@ class Client:
         """Put several jobs in the queue, all or none, in one round trip."""
         return self.submit_chunks(jobs, 1)
 
-    def submit_chunks(self, jobs: Iterable[Script], most: int) -> list[Future]:
-        """Do as `submit_all`, with up to `most` jobs in a message, which a worker runs in turn."""
+    def submit_chunks(
+        self, jobs: Iterable[Script], most: int, ids: Iterable[str | None] | None = None
+    ) -> list[Future]:
+        """Do as `submit_all`, with up to `most` jobs in a message, which a worker runs in turn.
+
+        `ids`, one for each job, are the caller's own (UUIDs; None: a new one). A job whose result Redis
+        still has, by its id, does not run again, nor does one that waits or runs when it is submitted
+        once more: so who is killed, and derives ids from what the jobs are, goes on where it was.
+        `ValueError` where this client waits for a job of that id already.
+        """
         self._check_open()
         now = time.time()
-        entries = [self._entry(given) for given in jobs]
-        return self._push(
-            entries, [self._message(chunk, now) for chunk in chunks.divide(entries, most)], now
-        )
+        entries = self._entries(jobs, ids)
 
-    def submit_pairs(self, pairs: Iterable[tuple[Script, Script]]) -> list[tuple[Future, Future]]:
+        def messages(futures: list[Future]) -> list[bytes]:
+            rest = [entry for entry, future in zip(entries, futures, strict=True) if not future.done()]
+            return [self._message(chunk, now) for chunk in chunks.divide(rest, most)]
+
+        return self._push(entries, messages, now)
+
+    def submit_pairs(
+        self, pairs: Iterable[tuple[Script, Script]], ids: Iterable[str | None] | None = None
+    ) -> list[tuple[Future, Future]]:
         """Put pairs of jobs in the queue; the two of a pair run at the same time, and talk.
 
         Each reads, as its standard input, what the other writes; `Job.stdin` counts for nothing. When
         one ends, the other reads end of file. Cancelling either ends both; the one whose result has the
-        earlier `finished_at` ended first.
+        earlier `finished_at` ended first. `ids` are those of `submit_chunks`, two for each pair.
         """
         self._check_open()
         now = time.time()
-        entries: list[chunks.Entry] = []
-        messages = []
-        for pair in pairs:
-            first, second = (self._entry(given) for given in pair)
-            entries += (first, second)
-            one, other = ((entry.job_id, entry.text) for entry in (first, second))
-            messages.append(message.encode_pair(one, other, now, self._reply_to))
+        entries = self._entries((job for pair in pairs for job in pair), ids)
+
+        def messages(futures: list[Future]) -> list[bytes]:
+            texts = [(entry.job_id, entry.text) for entry in entries]
+            return [
+                message.encode_pair(texts[place], texts[place + 1], now, self._reply_to)
+                for place in range(0, len(entries), 2)
+                if not (futures[place].done() and futures[place + 1].done())
+            ]
+
         futures = self._push(entries, messages, now)
         return list(zip(futures[::2], futures[1::2], strict=True))
 
-    def _entry(self, given: Script) -> chunks.Entry:
-        job = _job(given)
-        return chunks.Entry(self._new_id(), job, message.job_text(job))
+    def _entries(self, given: Iterable[Script], ids: Iterable[str | None] | None) -> list[chunks.Entry]:
+        jobs = [_job(one) for one in given]
+        named = [None] * len(jobs) if ids is None else list(ids)
+        return [
+            chunks.Entry(job_id or self._new_id(), job, message.job_text(job))
+            for job, job_id in zip(jobs, named, strict=True)
+        ]
 
-    def _push(self, entries: list[chunks.Entry], messages: list[bytes], now: float) -> list[Future]:
-        if not messages:
+    def _push(
+        self,
+        entries: list[chunks.Entry],
+        messages: Callable[[list[Future]], list[bytes]],
+        now: float,
+    ) -> list[Future]:
+        if not entries:
             return []
         futures = [Future(entry.job_id, entry.job, self, now) for entry in entries]
+        named = [future for future in futures if not future.id.startswith(self._prefix)]
+        self._check_names(named)
         self._listener.watch(futures)  # before a worker can be quicker
         try:
-            self._connection.push(messages)
+            if named:
+                self._recall(named)
+            if pending := messages(futures):
+                self._connection.push(pending)
         except BaseException:
             self._listener.forget(futures)
             raise
         return futures
+
+    def _check_names(self, named: list[Future]) -> None:
+        seen: set[str] = set()
+        for future in named:
+            if not _ID.fullmatch(future.id):
+                raise ValueError(f"ids: expected a UUID in small letters, got {future.id!r}")
+            if future.id in seen or self._listener.find(future.id):
+                raise ValueError(f"ids: job {future.id} is waited for already")
+            seen.add(future.id)
+
+    def _recall(self, named: list[Future]) -> None:
+        """Listen for jobs of other families, and deliver what is there of them."""
+        new = self._listener.follow({future.id[: message.FAMILY] for future in named})
+        stored = self._connection.fetch([future.id for future in named])
+        for future, result in zip(named, stored, strict=True):
+            self._listener.deliver(future.id, result)
+        if new:
+            self._connection.publish(self._listener.wake_channel)
 
     def _message(self, chunk: list[chunks.Entry], now: float) -> bytes:
         if len(chunk) == 1:
@@ -282,11 +328,15 @@ class Client:
         return TimeoutError(f"no result of job {future.id} within {waited:g} s: {where}")
 
     def _new_id(self) -> str:
-        return self._prefix + message.new_id()[_PREFIX:]
+        return self._prefix + message.new_id()[message.FAMILY :]
 
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError("this client is closed")
+
+
+#: What travels in messages unquoted, and in the names of keys.
+_ID = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def _job(job: Script) -> Job:

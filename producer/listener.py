@@ -1,9 +1,10 @@
 """Delivers results: one thread for a client, however many jobs are outstanding.
 
 Celery's Redis backend publishes each result on a channel named after the job. The ids of one client
-begin alike, so that one pattern hears them all and no job costs a subscription; jobs of others that
-it waits for are subscribed to one by one. Published messages can be lost (a reconnect, a full
-buffer), so what is outstanding is also looked up: when listening has begun, and every second.
+begin alike, so that one pattern hears them all and no job costs a subscription; so do the ids that a
+caller derives from what the jobs are. Jobs of others that it waits for are subscribed to one by one.
+Published messages can be lost (a reconnect, a full buffer), so what is outstanding is also looked up:
+when listening has begun, and every second.
 """
 
 import contextlib
@@ -48,7 +49,8 @@ class Listener:
         self._prefix = prefix
         self._lock = threading.Lock()
         self._outstanding: dict[str, Future] = {}
-        self._foreign: set[str] = set()  # ids that the pattern does not cover
+        self._families = {prefix}  # the beginnings of ids, each of which one pattern covers
+        self._foreign: set[str] = set()  # ids that no pattern covers
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
         self._pubsub: PubSub | None = None
@@ -68,6 +70,13 @@ class Listener:
         with self._lock:
             self._foreign.add(future.id)
         self.watch([future])
+
+    def follow(self, families: set[str]) -> bool:
+        """Hear of jobs whose ids begin alike; where that is new, do as for `watch_foreign`."""
+        with self._lock:
+            new = families - self._families
+            self._families |= new
+        return bool(new)
 
     @property
     def wake_channel(self) -> str:
@@ -157,11 +166,12 @@ class Listener:
         """Listen on one connection, until it fails or has to be replaced."""
         pubsub = self._pubsub = self._connection.pubsub()
         with contextlib.closing(pubsub):
-            pubsub.psubscribe(f"{RESULT_PREFIX}{self._prefix}*")
+            followed: set[str] = set()
             subscribed: set[str] = set()
             heard = True
             sweep_at = time.monotonic() + _SWEEP_EVERY
             while not self._closed.is_set():
+                followed = self._follow(pubsub, followed)
                 subscribed = self._subscribe(pubsub, subscribed)
                 wait = sweep_at - time.monotonic()
                 if wait <= 0:
@@ -181,6 +191,15 @@ class Listener:
                     self.deliver(job_id, message["data"])
                 elif message["type"] in ("subscribe", "psubscribe"):
                     sweep_at = 0.0  # what was stored before this was in place
+
+    def _follow(self, pubsub: "PubSub", followed: set[str]) -> set[str]:
+        """Subscribe to the patterns that are new."""
+        if self._families == followed:
+            return followed
+        with self._lock:
+            wanted = set(self._families)
+        pubsub.psubscribe(*(f"{RESULT_PREFIX}{family}*" for family in wanted - followed))
+        return wanted
 
     def _subscribe(self, pubsub: "PubSub", subscribed: set[str]) -> set[str]:
         """Bring the subscriptions to single jobs up to date."""

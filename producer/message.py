@@ -7,6 +7,7 @@ kombu.transport.virtual.Channel. A test compares it with what Celery sends.
 """
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from functools import cache
 from sandbox_core import Job
 from sandbox_core.job import content_bytes
 from sandbox_core.wire import QUEUE, SUBMITTED_AT, TASK, TASK_MANY, TASK_PAIR, job_to_json
+
+#: Characters of an id (which has the form of a UUID) that all jobs of one client share, by default.
+FAMILY = len("12345678-1234-4123-")
 
 #: Characters that a summary may have: it travels in every event that a monitor listens to.
 _SUMMARY = 200
@@ -135,6 +139,13 @@ def new_id() -> str:
     digits = os.urandom(16).hex()
     variant = "89ab"[int(digits[16], 16) % 4]
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+
+
+def named_id(family: str, name: str) -> str:
+    """Make the id that a name has in a family: the same each time, in the form of a random UUID."""
+    digits = hashlib.sha256(f"{family} {name}".encode()).hexdigest()
+    variant = "89ab"[int(digits[0], 16) % 4]
+    return f"{family[:FAMILY]}{variant}{digits[1:4]}-{digits[4:16]}"
 
 
 @cache

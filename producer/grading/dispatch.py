@@ -9,11 +9,11 @@ import queue
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future as LocalFuture
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol, cast
 
-from producer import chunks
+from producer import chunks, message
 from producer.client import Client
 from producer.future import Future
 from producer.window import DEFAULT_SIZE
@@ -24,15 +24,37 @@ _STOP_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
+class Name:
+    """Which step this is of which grading: the same when a grading that was killed goes on."""
+
+    grading: str  # a UUID
+    step: str
+
+    def job_id(self, job: Job) -> str:
+        """Give the id that a job of this step has, which is another's where the job is."""
+        return message.named_id(self.grading, f"{self.step} {message.job_text(job)}")
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A job to run; or two, at the same time, each reading what the other writes.
 
-    One that is `alone` has the machine to itself, as far as this grading goes.
+    One that is `alone` has the machine to itself, as far as this grading goes. One with a `name` does
+    not run a second time where its first result can still be had.
     """
 
     job: Job
     partner: Job | None = None
     alone: bool = False
+    name: Name | None = None
+
+    def job_ids(self) -> list[str | None]:
+        """Give the ids of its jobs, as far as its name gives them any."""
+        jobs = [job for job in (self.job, self.partner) if job]
+        if self.name is None:
+            return [None for _ in jobs]
+        names = (self.name, replace(self.name, step=f"{self.name.step} partner"))
+        return [name.job_id(job) for name, job in zip(names, jobs, strict=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +141,14 @@ class QueueDispatcher:
     def start(self, tasks: Sequence[tuple[int, Task]]) -> None:
         """Put tasks in the queue, in one round trip those of either kind."""
         together = chunks.size(len(self._flying) + len(tasks))
-        single = [(number, task.job) for number, task in tasks if task.partner is None]
-        for future, (number, _) in zip(
-            self._client.submit_chunks((job for _, job in single), together), single, strict=True
-        ):
+        single = [(number, task) for number, task in tasks if task.partner is None]
+        sent = self._client.submit_chunks((task.job for _, task in single), together, _ids(single))
+        for (number, _), future in zip(single, sent, strict=True):
             self._watch(_Flight(number, (future,)))
-        paired = [(number, task.job, task.partner) for number, task in tasks if task.partner]
-        for futures, (number, _, _) in zip(
-            self._client.submit_pairs((job, partner) for _, job, partner in paired), paired, strict=True
+        paired = [(number, task) for number, task in tasks if task.partner]
+        pairs = ((task.job, task.partner) for _, task in paired if task.partner)
+        for (number, _), futures in zip(
+            paired, self._client.submit_pairs(pairs, _ids(paired)), strict=True
         ):
             self._watch(_Flight(number, futures))
 
@@ -168,6 +190,10 @@ class QueueDispatcher:
         if self._flying:
             with contextlib.suppress(OSError, RuntimeError):  # what led here is the thing to tell
                 self._client.cancel_all(self._flying)
+
+
+def _ids(tasks: Iterable[tuple[int, Task]]) -> list[str | None]:
+    return [job_id for _, task in tasks for job_id in task.job_ids()]
 
 
 class Jails(Protocol):

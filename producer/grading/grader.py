@@ -4,13 +4,14 @@ Each submission is prepared once (does it compile?) and then asks for tests as i
 that the memory stays as it is, a submission is begun only when those before it leave room.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, TypeVar
 
-from producer.grading.dispatch import Dispatcher, Ended, Task
+from producer.grading.dispatch import Dispatcher, Ended, Name, Task
 from producer.grading.judging import Terms
 from producer.grading.model import Report, SubmissionReport, TestReport, Verdict
 from producer.grading.plan import PackagePlan, Plan, refused, time_limit_from
@@ -88,6 +89,10 @@ def events(
             everything = True
         plan = PackagePlan(problem, Terms(limit, asked.limits), everything)
         yield from _Grading(plan, dispatcher, asked, known).run(named)
+    except BaseException:
+        if asked.state is not None:
+            asked.state.renew()  # or who goes on would be told that what is under way was cancelled
+        raise
     finally:
         dispatcher.close()
 
@@ -143,7 +148,7 @@ def _time_limit(
     plan = PackagePlan(problem, terms, everything=True)
     slowest = 0.0
     known: _Known = {}
-    for event in _Grading(plan, dispatcher, replace(asked, state=None), {}).run(accepted):
+    for event in _Grading(plan, dispatcher, asked, {}, measuring=True).run(accepted):
         if isinstance(event, SubmissionDone):
             tests = {test.name: test for test in event.report.tests}
             slowest = max([slowest, *(test.wall_time or 0.0 for test in tests.values())])
@@ -177,15 +182,25 @@ class _Flight:
     run: _Run
     steps: Generator[Task, Ended, Any]
     test: str | None
+    count: int = 0  # of the tasks so far
 
 
 class _Grading:
     """Submissions on their way, all by one plan."""
 
-    def __init__(self, plan: Plan, dispatcher: Dispatcher, asked: Asked, known: _Known) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        dispatcher: Dispatcher,
+        asked: Asked,
+        known: _Known,
+        *,
+        measuring: bool = False,
+    ) -> None:
         self._plan = plan
         self._dispatcher = dispatcher
-        self._state = asked.state
+        self._state = None if measuring else asked.state  # these verdicts are not the ones to keep
+        self._grading = asked.state.id if asked.state else None
         self._known = known
         self._runs: deque[_Run] = deque()
         self._flights: dict[int, _Flight] = {}
@@ -310,6 +325,11 @@ class _Grading:
             del self._flights[number]
             self._landed(flight, stopped.value)
             return
+        flight.count += 1
+        if self._grading:
+            run = flight.run
+            step = json.dumps([run.digest, run.place, flight.test, flight.count])
+            task = replace(task, name=Name(self._grading, step))
         if task.alone:
             self._alone.append((number, task))
         else:

@@ -12,10 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
+from producer import message
 from producer.grading.model import TestReport, Verdict
 
 _BYTES = ("input", "expected", "actual")
 _VERSION = 1
+_ID = "id"
 
 
 class StateError(ValueError):
@@ -38,6 +40,8 @@ class State:
         self._file.truncate(good)
         if not good:
             self._write(header)
+        if self.note(_ID) is None:
+            self.renew()
 
     def _read(self, header: dict[str, Any]) -> int:
         """Read all whole lines, and give where the last of them ends."""
@@ -67,6 +71,16 @@ class State:
                     ) from None
                 good += len(line)
         return good
+
+    @property
+    def id(self) -> str:
+        """A UUID by which what runs for this grading is known, wherever it runs."""
+        found: str = self._notes[_ID]
+        return found
+
+    def renew(self) -> None:
+        """Take another id: what runs, or waits to, under the old one is given up."""
+        self.take_note(_ID, message.new_id())
 
     def done(self, digest: str) -> dict[str, TestReport]:
         """Give the tests of a submission that are done."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -427,3 +428,16 @@ def test_a_future_shows_its_id_and_no_source(client: Client) -> None:
 
     assert repr(future) == f"<Future {future.id} outstanding>"
     assert "secret" not in repr(client)
+
+
+def test_ids_that_can_not_be_told_apart_are_refused(redis_url: str) -> None:
+    """Or one of the two who wait for the same would wait in vain."""
+    known = str(uuid.uuid4())
+    with Client(redis_url) as client:
+        for ids in ([known, known], [known.upper(), None], ['a"b', None]):
+            with pytest.raises(ValueError, match="ids: "):
+                client.submit_chunks(["1", "2"], 1, ids)
+        future = client.submit_chunks(["1"], 1, [known])[0]
+        with pytest.raises(ValueError, match="waited for already"):
+            client.submit_chunks(["1"], 1, [known])
+        assert client.cancel_all([future]) == 1

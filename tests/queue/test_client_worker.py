@@ -2,6 +2,7 @@
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from producer import Client, Job, Limits, Result, Status
 
 SLEEP = "import time; print('started', flush=True); time.sleep(20)"
+#: Prints what no two runs share.
+CLOCK = "import time; print(time.time_ns())"
 
 
 @pytest.fixture
@@ -172,3 +175,19 @@ def test_many_threads_and_clients_share_a_worker(client: Client, worker: Any) ->
             thread.join()
 
     assert wrong == []
+
+
+def test_a_job_of_an_id_that_is_known_does_not_run_again(worker: Any) -> None:
+    """Neither when it is done nor while it waits or runs, and whoever submits it."""
+    done, waits = str(uuid.uuid4()), str(uuid.uuid4())
+    jobs = [Job(CLOCK), Job(CLOCK + "; time.sleep(1)")]
+    with Client(worker.url) as first, Client(worker.url) as second:
+        once = first.submit_chunks(jobs[:1], 1, [done])[0].result()
+        running = first.submit_chunks(jobs[1:], 1, [waits])
+        again = second.submit_chunks([*jobs, CLOCK], 10, [done, waits, None])
+        results = [future.result() for future in (*again, *running)]
+
+    assert results[0] == once
+    assert results[1] == results[3]
+    assert len({result.stdout for result in results}) == 3
+    assert [again[0].id, again[1].id] == [done, waits]

@@ -1,7 +1,10 @@
 """Grading through the queue: the same verdicts as in jails here."""
 
+import json
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +106,45 @@ def test_a_queue_that_is_away_is_one_line() -> None:
 
     assert done.returncode == 125
     assert "127.0.0.1" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_grading_that_was_stopped_goes_on(
+    start_worker: Callable[..., Any],
+    wait_until: Callable[..., Any],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    """After a kill nothing runs twice, not even what was in the queue; Ctrl-C has cancelled that."""
+    worker = start_worker("-c", "2")
+    problem, state = tmp_path / "p", tmp_path / "state"
+    problem.mkdir()
+    for test in range(40):
+        (problem / f"{test}.in").write_text(f"{test}\n")
+        (problem / f"{test}.ans").write_text(f"{test}\n")
+    for name in ("one", "two", "same"):  # the last is the second once more, and a submission of its own
+        told = "two" if name == "same" else name
+        (tmp_path / f"{name}.py").write_text(f"import time; time.sleep(0.03)  # {told}\nprint(input())")
+
+    def start(report: str) -> subprocess.Popen[bytes]:
+        files = ["--state", state, "--json", tmp_path / report, problem, *sorted(tmp_path.glob("*.py"))]
+        words = ["grade", "--redis", worker.url, "--wall-time", "5", *map(str, files)]
+        return subprocess.Popen([sys.executable, "-m", "sandbox_core.cli", *words])
+
+    def done() -> int:
+        return state.read_bytes().count(b'{"of"') if state.exists() else 0
+
+    with start("never.json") as killed:
+        wait_until(lambda: done() >= 30)
+        killed.send_signal(number)
+    at_kill = done()
+    with start("report.json") as resumed:
+        assert resumed.wait(60) == 0
+
+    assert at_kill < 110
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert [one["verdict"] for one in report["submissions"]] == ["AC"] * 3
+    (answer,) = worker.celery.control.broadcast("sandbox", reply=True, timeout=10, limit=1)
+    (told,) = answer.values()
+    if number == signal.SIGKILL:
+        assert told["counts"] == {"ok": 3 * 40 + 3}  # and whether each compiles
