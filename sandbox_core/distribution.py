@@ -36,7 +36,11 @@ def distribution(prefix: str, name: str = "distribution") -> Runtime:
     if interpreter is None:
         raise SandboxError(_STEP, f"there is no program {prefix}/bin/python3; name a Python's prefix")
     found = python_at(name, f"{prefix}/{interpreter}")
-    shown = tuple(path for path in found.paths if not _below(path, prefix))
+    # A part of it may be a link to somewhere else, where it has to be as well.
+    parts = dict.fromkeys(
+        os.path.realpath(path) if _below(path, prefix) else path for path in found.paths
+    )
+    shown = tuple(path for path in parts if not _below(path, prefix))
     covered = any(_below(prefix, place) for place in _COVERED)
     own_place = () if covered else (prefix,)
     return replace(

@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -183,10 +185,23 @@ def test_a_socket_from_the_service_manager_is_served(sandboxed, tmp_path: Path):
         assert os.path.exists(path)
 
 
-@pytest.fixture
-def distribution(tmp_path: Path) -> Path:
-    """Make a Python distribution of the user's own, with a program and a module."""
-    prefix = tmp_path / "python"
+@pytest.fixture(params=["/tmp", "/var/tmp"])
+def distribution(request) -> Iterator[Path]:
+    """Make a Python distribution of the user's own, with a program and a module.
+
+    In a place where a jail has something of its own, so that it is not shown there, and in another.
+    """
+    with tempfile.TemporaryDirectory(dir=request.param) as folder:
+        yield made(Path(folder, "python"))
+
+
+def prefix_of(distribution: Path) -> bytes:
+    """Give where its programs find it."""
+    return b"/usr" if distribution.is_relative_to("/tmp") else os.fsencode(distribution)
+
+
+def made(prefix: Path) -> Path:
+    """Make a distribution whose library is, by links, that of the Python that runs this."""
     (prefix / "bin").mkdir(parents=True)
     (prefix / "lib").mkdir()
     shutil.copy(os.path.realpath(sys.executable), prefix / "bin" / "python3")
@@ -207,7 +222,8 @@ def test_a_distribution_of_the_user_s_own_brings_its_program(start, distribution
     folder = distribution.parent
     server = start("--python", str(distribution), "--workers", "1", folder=folder, named=main)
 
-    assert server.ask(b"hi") == b"/usr/bin/main.py own module /usr hi []\n\0"
+    prefix = prefix_of(distribution)
+    assert server.ask(b"hi") == b"/usr/bin/main.py own module %b hi []\n\0" % prefix
     (distribution / "bin" / "new.py").write_text("print('new')", encoding="utf-8")
     os.replace(distribution / "bin" / "new.py", distribution / "bin" / "main.py")
     server.process.send_signal(signal.SIGHUP)
@@ -220,7 +236,9 @@ def test_a_distribution_runs_a_program_of_the_host_too(start, distribution: Path
     """Placed in /box as any script is."""
     server = start("--python", str(distribution), "--workers", "1", folder=distribution.parent)
 
-    assert server.ask(b"print(__file__, sys.prefix)") == b"/box/main.py /usr\n\0"
+    assert server.ask(b"print(__file__, sys.prefix)") == b"/box/main.py %b\n\0" % prefix_of(
+        distribution
+    )
     assert server.stop() == 0
 
 
