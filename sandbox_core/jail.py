@@ -21,15 +21,21 @@ The steps before the job comes need to know only the user and the size of the di
 stand ready ahead of its job.
 """
 
-import json
-import os
-import signal
-import socket
-from collections.abc import Callable, Sequence
-from typing import Any
+from __future__ import annotations
 
-from sandbox_core import landlock, mounts, privileges, seccomp
+import _socket
+import os
+
+from sandbox_core import landlock, messages, mounts, privileges, seccomp
 from sandbox_core.syscalls import CloneFlag, Prctl, prctl, set_hostname, take_terminal, unshare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Sequence
+    from typing import Any
+else:
+    import _signal as signal
 
 #: Where the script runs, and what it finds there.
 WORKING_DIRECTORY = "/box"
@@ -39,8 +45,8 @@ HOSTNAME = "sandbox"
 _JOB_SOCKET = 3
 LAST_FD = 2**31 - 1
 
-#: Bytes of a file that are received at a time.
-_CHUNK = 1 << 20
+#: Bytes of a file that are received at a time, and bytes that are received first: most jobs are less.
+_CHUNK, _FIRST = 1 << 20, 1 << 14
 
 #: What a zip archive has near its end: a Python looks for that in its script (APPNOTE.TXT, 4.3.16).
 _ARCHIVE = b"PK\5\6"
@@ -82,7 +88,8 @@ class Jail:
         self.disk: int = order["disk"]
         self.stdio = fds[:3]
         self.socket = fds[3]
-        self.job_socket: socket.socket | None = None
+        self.job_socket: _socket.socket | None = None
+        self.unread = b""  # what has come over it and was not used yet
         # On v2 the process was born in its cgroup, and has nothing to join.
         self.cgroups = () if order["born_in_cgroup"] else fds[CGROUPS:]
         self.controllers: Sequence[str] = order["controllers"]
@@ -93,10 +100,25 @@ class Jail:
         self.environment: dict[str, str] = {}
         self.job: dict[str, Any] = {}
         self.terminal: int | None = None
-        self.stream: Any = None
         self.plain_files: set[str] = set()
         self.get_ready: Callable[[Jail], object] = _nothing
         self.start: Callable[[Jail], object] = execute
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes from the job socket, at least one."""
+        if not self.unread:
+            self.unread = os.read(self.socket, size)
+        chunk, self.unread = self.unread[:size], self.unread[size:]
+        if not chunk:
+            raise EOFError("the supervisor went away")
+        return chunk
+
+    def read_whole(self, size: int) -> bytes:
+        """Read just `size` bytes."""
+        found = b""
+        while len(found) < size:
+            found += self.read(size - len(found))
+        return found
 
 
 def _nothing(_: Jail) -> None:
@@ -161,9 +183,9 @@ def _mount_scratch(jail: Jail) -> None:
 def _mount_proc(_: Jail) -> None:
     if mounts.mount_proc():
         # The kernel takes the job first when the host runs out of memory, never the supervisor.
-        # As bytes: in the root of a program that is no Python, no codec is left to import.
-        with open("/proc/self/oom_score_adj", "wb") as file:
-            file.write(_OOM_SCORE_WORST)
+        file = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        os.write(file, _OOM_SCORE_WORST)
+        os.close(file)
         mounts.protect_proc()
 
 
@@ -181,9 +203,8 @@ def _place_descriptors(jail: Jail) -> None:
     os.dup2(job_socket, _JOB_SOCKET, inheritable=False)
     os.closerange(_JOB_SOCKET + 1, LAST_FD)
     jail.socket = _JOB_SOCKET
-    jail.job_socket = socket.socket(fileno=_JOB_SOCKET)
-    # Buffered, or a file of many megabytes would cost a system call every few kilobytes.
-    jail.stream = jail.job_socket.makefile("rb")
+    # All that it would ask the kernel about a descriptor is known here.
+    jail.job_socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, _JOB_SOCKET)
 
 
 def _above(fd: int) -> int:
@@ -228,10 +249,10 @@ JAIL_STEPS: tuple[tuple[str, Callable[[Jail], object]], ...] = (
 
 def _receive_job(jail: Jail) -> None:
     assert jail.job_socket is not None
-    with jail.job_socket as job_socket:  # which stays open until the stream is closed itself
-        # A terminal travels beside the first bytes.
-        size, terminals, _, _ = socket.recv_fds(job_socket, _LENGTH_SIZE, 1, socket.MSG_WAITALL)
-    jail.job = json.loads(jail.stream.read(int.from_bytes(size, "big")))
+    # A terminal travels beside the first bytes.
+    jail.unread, terminals = messages.receive(jail.job_socket, _FIRST, 1)
+    size = int.from_bytes(jail.read_whole(_LENGTH_SIZE), "big")
+    jail.job = messages.unpack(jail.read_whole(size))
     if jail.job["terminal"]:
         jail.terminal = terminals[0]
 
@@ -257,16 +278,21 @@ def _place_files(jail: Jail) -> None:
     for path, size in jail.job["files"]:
         if directory := os.path.dirname(path):
             os.makedirs(directory, exist_ok=True)
-        with open(path, "xb") as file:
-            missing = size
-            while missing:
-                chunk = jail.stream.read(min(missing, _CHUNK))
-                if not chunk:
-                    raise EOFError("the supervisor went away")
-                file.write(chunk)
-                missing -= len(chunk)
-                if len(chunk) == size and _ARCHIVE not in chunk:
-                    jail.plain_files.add(f"{WORKING_DIRECTORY}/{path}")
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        missing = size
+        while missing:
+            chunk = jail.read(min(missing, _CHUNK))
+            _write(file, chunk)
+            missing -= len(chunk)
+            if len(chunk) == size and _ARCHIVE not in chunk:
+                jail.plain_files.add(f"{WORKING_DIRECTORY}/{path}")
+        os.close(file)
+
+
+def _write(file: int, content: bytes) -> None:
+    written = os.write(file, content)
+    while written < len(content):
+        written += os.write(file, content[written:])
 
 
 def _lower_limits(jail: Jail) -> None:

@@ -5,16 +5,16 @@ nothing else; it can't talk to devices by ioctl, bind or connect TCP, reach abst
 processes outside. What of this the kernel knows, its ABI number tells (landlock(7)).
 """
 
+from __future__ import annotations
+
 import ctypes
 import errno
 import os
-from enum import IntFlag
-from functools import cache
 
 from sandbox_core.syscalls import landlock_add_path, landlock_create_ruleset, landlock_restrict_self
 
 
-class Access(IntFlag):
+class Access:
     """Rights over files (linux/landlock.h), with the ABI that brought those after the first."""
 
     EXECUTE = 1 << 0
@@ -35,7 +35,7 @@ class Access(IntFlag):
     IOCTL_DEV = 1 << 15  # 5
 
 
-_FIRST_ABI = Access((1 << 13) - 1)
+_FIRST_ABI = (1 << 13) - 1
 _LATER = ((2, Access.REFER), (3, Access.TRUNCATE), (5, Access.IOCTL_DEV))
 
 _NETWORK_ABI, _ALL_TCP = 4, 0b11
@@ -74,12 +74,22 @@ def abi() -> int:
         raise
 
 
-@cache
-def plan() -> tuple[object, tuple[tuple[str, int], ...]] | None:
+_Plan = tuple[object, tuple[tuple[str, int], ...]] | None
+#: What `plan` has found, once it has.
+_planned: list[_Plan] = []
+
+
+def plan() -> _Plan:
     """Give the attributes of the ruleset and its rules, as far as this kernel has them; None without.
 
     The same for every job: a zygote works it out for all of them.
     """
+    if not _planned:
+        _planned.append(_find_plan())
+    return _planned[0]
+
+
+def _find_plan() -> _Plan:
     version = abi()
     if version == 0:
         return None
@@ -92,7 +102,7 @@ def plan() -> tuple[object, tuple[tuple[str, int], ...]] | None:
         _ALL_TCP if version >= _NETWORK_ABI else 0,
         _ALL_SCOPES if version >= _SCOPE_ABI else 0,
     )
-    return attributes, tuple((path, int(access & handled)) for path, access in _RULES)
+    return attributes, tuple((path, access & handled) for path, access in _RULES)
 
 
 def restrict() -> None:

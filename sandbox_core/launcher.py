@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sandbox_core import messages
 from sandbox_core.errors import SandboxError
 from sandbox_core.runtimes import Runtime
 from sandbox_core.syscalls import CloneFlag, unshare
@@ -148,17 +149,17 @@ class ZygoteProcess:
         self._process.wait()
 
     def _send(self, fds: list[int], **message: Any) -> None:
-        encoded = json.dumps(message).encode()
+        encoded = messages.pack(message)
         if len(encoded) > MESSAGE_SIZE:
             raise SandboxError("send to the zygote", f"a message of {len(encoded)} bytes")
         try:
-            socket.send_fds(self.control, [encoded], fds)
+            messages.send(self.control, encoded, fds)
         except (BrokenPipeError, ConnectionResetError):
             raise ZygoteGone from None
 
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         try:
-            message, fds, _, _ = socket.recv_fds(self.control, MESSAGE_SIZE, 1)
+            message, fds = messages.receive(self.control, MESSAGE_SIZE, 1)
         except ConnectionResetError:
             raise ZygoteGone from None
         if not message:

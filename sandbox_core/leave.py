@@ -11,15 +11,17 @@ By then the interpreter has run all that was registered with `atexit`; ours was 
 called last.
 """
 
+from __future__ import annotations
+
+import _frozen_importlib
+import _frozen_importlib_external
+import _weakref
 import atexit
 import ctypes
 import gc
-import importlib.machinery
 import io
 import os
 import sys
-import weakref
-from collections.abc import Callable, Iterable
 from types import (
     AsyncGeneratorType,
     BuiltinFunctionType,
@@ -29,7 +31,11 @@ from types import (
     GeneratorType,
     ModuleType,
 )
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
 
 #: Frames of C between the end of an interpreter and a callback of `atexit`: about 20.
 _MAX_FRAMES = 128
@@ -45,7 +51,7 @@ _HARMLESS = frozenset(
     " cmath errno fcntl gc grp itertools marshal math mmap numpy pandas posix pwd pyexpat"
     " resource select sys time unicodedata zlib".split()
 )
-_COMPILED = (importlib.machinery.BuiltinImporter, importlib.machinery.ExtensionFileLoader)
+_COMPILED = (_frozen_importlib.BuiltinImporter, _frozen_importlib_external.ExtensionFileLoader)
 
 #: What an uncaught exception leaves in `sys`. A hook of the script's that removes these and then itself
 #: makes its failure a success, as it could have by `os._exit(0)`.
@@ -57,7 +63,7 @@ _BOOK_KEEPERS = ("_weakrefset", "functools", "logging", "threading", "weakref")
 #: Where what is suspended in the middle of something keeps that.
 _FRAMES = {GeneratorType: "gi_frame", CoroutineType: "cr_frame", AsyncGeneratorType: "ag_frame"}
 
-_HAVE_GC = 1 << 14  # Py_TPFLAGS_HAVE_GC
+_IMMUTABLE, _HAVE_GC = 1 << 8, 1 << 14  # Py_TPFLAGS_IMMUTABLETYPE and Py_TPFLAGS_HAVE_GC
 
 # What a class says of itself, past whatever its own metaclass may say.
 _mro_of: Callable[[type], tuple[type, ...]] = type.__dict__["__mro__"].__get__
@@ -151,23 +157,32 @@ class ShortWay:
         """Get ready, in the interpreter that stands ready; raises as `Stack` does."""
         self._stack = Stack()
         self._streams: tuple[Any, ...] = ()
+        self._spare: tuple[Any, ...] = ()
         self._harmless: frozenset[int] = frozenset()
         self._mark: list[object] = []
         self._harmless_modules = False
+        self._silent: dict[type, bool] = {}
         self._excepthook = sys.excepthook
         atexit.register(self._leave)
 
     def look_at_modules(self) -> None:
         """See whether every module that a script finds loaded ends without a trace."""
         self._harmless_modules = all(map(_is_harmless_module, list(sys.modules.values())))
+        kinds = set(map(type, gc.get_objects()))
+        # Of those that no script can change: what each job would find out again.
+        self._silent = {kind: _ends_silently(kind) for kind in kinds if kind.__flags__ & _IMMUTABLE}
 
-    def open(self) -> None:
-        """Take note of what there is as the script begins; from here on it may be taken."""
+    def open(self, spare: Iterable[Any] = ()) -> None:
+        """Take note of what there is as the script begins; from here on it may be taken.
+
+        `spare` are standard streams that were opened and are not the script's.
+        """
         if not self._harmless_modules:
             return
         streams: tuple[Any, ...] = (sys.stdin, sys.stdout, sys.stderr)
         self._streams = streams
-        own = [part for of in streams for part in (of, of.buffer, of.buffer.raw)]
+        self._spare = tuple(spare)  # kept, or another object could come to stand where one of them did
+        own = [part for of in (*streams, *self._spare) for part in (of, of.buffer, of.buffer.raw)]
         self._harmless = frozenset(map(id, own))
         self._mark = [self]
 
@@ -198,7 +213,7 @@ class ShortWay:
 
     def _nothing_to_finalize(self, objects: Iterable[object]) -> bool:
         """Whether no object does anything at its end that is seen outside of this process."""
-        silent: dict[type, bool] = {}
+        silent = dict(self._silent)
         seen = False
         for thing in objects:
             seen |= thing is self._mark
@@ -216,7 +231,7 @@ def _ends_silently(kind: type) -> bool:
     return not (
         # A destructor, of Python or of C; and what may be about other objects, or anything.
         any("__del__" in _names_of(base) for base in mro)
-        or any(base in mro for base in (type, ModuleType, weakref.ref))
+        or any(base in mro for base in (type, ModuleType, _weakref.ref))
         or any(_module_of(base) in ("ctypes", "_ctypes") for base in mro)
     )
 
@@ -225,7 +240,7 @@ def _is_spent(thing: Any, kind: type) -> bool:
     """Whether this object, of a class whose objects may do something at their end, does not."""
     if kind in _FRAMES:
         return getattr(thing, _FRAMES[kind]) is None
-    if kind in (weakref.ref, weakref.KeyedRef):
+    if kind is _weakref.ref or _is_keyed_reference(kind):
         return _only_keeps_books(thing.__callback__)
     if kind in (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom):
         return bool(thing.closed)
@@ -235,6 +250,10 @@ def _is_spent(thing: Any, kind: type) -> bool:
         # Those of its objects that the collector does not know would not be found.
         return bool(thing.__flags__ & _HAVE_GC) or _ends_silently(thing)
     return kind in (io.FileIO, io.BufferedReader, io.BytesIO, io.StringIO)  # these hold nothing back
+
+
+def _is_keyed_reference(kind: type) -> bool:
+    return kind is getattr(sys.modules.get("weakref"), "KeyedRef", None)
 
 
 def _only_keeps_books(callback: Any) -> bool:

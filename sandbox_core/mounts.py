@@ -7,11 +7,10 @@ A jail adds one tmpfs of its own, seen as `/box` and `/tmp`, and its own `/proc`
 is decided in `sandbox_core.runtimes`.
 """
 
+from __future__ import annotations
+
 import errno
 import os
-import re
-from collections.abc import Sequence
-from typing import Any
 
 from sandbox_core.syscalls import (
     MountFlag,
@@ -21,6 +20,11 @@ from sandbox_core.syscalls import (
     set_mount_attributes,
     umount,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
 
 #: Where the root is put together before it becomes `/`: a directory that every Linux has, and that no
 #: runtime can need a file from.
@@ -193,15 +197,16 @@ def _mount_points() -> list[str]:
     """Give where something is mounted, below the root itself."""
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         points = [line.split()[4] for line in file]
-    # Blanks and the like are written as three octal digits (proc_pid_mountinfo(5)).
-    return [
-        re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), point)
-        for point in points
-        if point != "/"
-    ]
+    return [_unescaped(point) for point in points if point != "/"]
 
 
-def _bind_layer(source: str, target: str, flags: MountFlag) -> None:
+def _unescaped(point: str) -> str:
+    """Read a path in which blanks and the like are three octal digits (proc_pid_mountinfo(5))."""
+    first, *others = point.split("\\")
+    return first + "".join(chr(int(other[:3], 8)) + other[3:] for other in others)
+
+
+def _bind_layer(source: str, target: str, flags: int) -> None:
     """Show `source` at `target` as `_bind` does, but with inodes of its own, where the kernel can."""
     whole = os.path.isdir(source)
     layer = _layer(source if whole else os.path.dirname(source))
@@ -229,11 +234,11 @@ def _layer(directory: str) -> str | None:
     """
     # Without a place for changes it takes two directories (overlayfs.rst), of which the first gives the
     # mode and the owner.
-    lower = re.sub(r"([\\:,])", r"\\\1", directory)
+    lower = "".join(f"\\{character}" if character in "\\:," else character for character in directory)
     options = f"redirect_dir=nofollow,lowerdir={lower}:{_EMPTY}"
     try:
         # Read-only by its nature. The flags that matter are the bind's, which would inherit others.
-        mount("layer", _LAYER, "overlay", MountFlag(0), options)
+        mount("layer", _LAYER, "overlay", 0, options)
     except OSError as error:
         if error.errno not in (errno.ENODEV, errno.EINVAL):
             raise
@@ -241,7 +246,7 @@ def _layer(directory: str) -> str | None:
     return _LAYER
 
 
-def _bind(source: str, target: str, flags: MountFlag) -> None:
+def _bind(source: str, target: str, flags: int) -> None:
     """Show `source` at `target` with `flags`, making the place for it."""
     if os.path.isdir(source):
         os.makedirs(target, 0o755, exist_ok=True)

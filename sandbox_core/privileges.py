@@ -3,9 +3,10 @@
 Each function checks what it did by reading it back; one that can't do its work raises.
 """
 
+from __future__ import annotations
+
 import os
 import resource
-import signal
 
 from sandbox_core.syscalls import Prctl, capabilities, drop_capabilities, prctl
 
@@ -14,6 +15,7 @@ from sandbox_core.syscalls import Prctl, capabilities, drop_capabilities, prctl
 #: (linux/securebits.h).
 _SECUREBITS = 0xEF
 _AMBIENT_CLEAR_ALL = 4
+_SIGKILL = 9  # signal(7)
 
 #: What a supervisor needs, by number in linux/capability.h. CHOWN gives a job its streams; KILL ends
 #: what a supervisor that died has left; SETUID, SETGID and SETPCAP are for becoming the job's user;
@@ -75,7 +77,7 @@ def _lower(which: int, value: int) -> None:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when its parent goes; a change of user clears it."""
-    prctl(Prctl.SET_PDEATHSIG, signal.SIGKILL)
+    prctl(Prctl.SET_PDEATHSIG, _SIGKILL)
 
 
 def empty_bounding_set() -> None:

@@ -9,14 +9,18 @@ A filter is a program for the kernel's classic BPF machine (seccomp(2)). The num
 search, so that no call takes more than nine comparisons.
 """
 
+from __future__ import annotations
+
 import errno
-import platform
+import os
 import struct
-from collections.abc import Iterable
-from typing import NamedTuple
 
 from sandbox_core.syscall_numbers import NUMBERS
 from sandbox_core.syscalls import CloneFlag, Prctl, set_seccomp_filter
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # The BPF instructions in use (linux/bpf_common.h) and what a filter answers (linux/seccomp.h).
 _LOAD, _JUMP, _JUMP_EQUAL, _JUMP_AT_LEAST, _JUMP_ANY_BIT, _RETURN = 0x20, 0x05, 0x15, 0x35, 0x45, 0x06
@@ -116,17 +120,29 @@ _SETUP_ABSENT = (
 )
 
 
-class Rule(NamedTuple):
+class Rule:
     """What happens to a call: `answer`, unless the argument fits one of `values`.
 
     `argument` is its place, None where the answer is always the same. `test` is the BPF comparison.
     """
 
-    answer: int
-    argument: int | None = None
-    test: int = _JUMP_EQUAL
-    values: tuple[int, ...] = ()
-    otherwise: int = _ALLOW
+    def __init__(
+        self,
+        answer: int,
+        argument: int | None = None,
+        test: int = _JUMP_EQUAL,
+        values: tuple[int, ...] = (),
+        otherwise: int = _ALLOW,
+    ) -> None:
+        self.answer = answer
+        self.argument = argument
+        self.test = test
+        self.values = values
+        self.otherwise = otherwise
+
+    def same(self, other: Rule) -> bool:
+        """Whether both say the same."""
+        return vars(self) == vars(other)
 
 
 def _fails(error: int) -> int:
@@ -200,7 +216,7 @@ def _ranges(answers: dict[int, Rule], default: Rule) -> list[tuple[int, Rule]]:
     ranges: list[tuple[int, Rule]] = []
     for number in range(max(answers) + 2):
         rule = answers.get(number, default)
-        if not ranges or ranges[-1][1] != rule:
+        if not (ranges and ranges[-1][1].same(rule)):
             ranges.append((number, rule))
     return ranges
 
@@ -236,9 +252,9 @@ def install(program: bytes) -> None:
 
 def zygote_filter() -> bytes:
     """Assemble the first filter for this machine."""
-    return assemble(zygote_rules(), _ABSENT, platform.machine())
+    return assemble(zygote_rules(), _ABSENT, os.uname().machine)
 
 
 def job_filter(*, execute: bool) -> bytes:
     """Assemble the second filter for this machine."""
-    return assemble(job_rules(execute=execute), _ALLOW, platform.machine())
+    return assemble(job_rules(execute=execute), _ALLOW, os.uname().machine)

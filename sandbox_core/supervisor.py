@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from io import FileIO
 from typing import Any, Protocol
 
+from sandbox_core import messages
 from sandbox_core.cancel import Cancel
 from sandbox_core.cgroups import Hierarchy
 from sandbox_core.collect import collect
@@ -176,7 +177,7 @@ class Jail:
 
     def _hear_ready(self) -> bool:
         try:
-            line, fds, _, _ = socket.recv_fds(self.socket, 64 * 1024, 1)
+            line, fds = messages.receive(self.socket, 64 * 1024, 1)
         except ConnectionResetError:
             return False
         if fds:
@@ -328,7 +329,7 @@ class Supervision:
         contents = {path: content_bytes(content) for path, content in job.files.items()}
         if self._runtime.main is None:
             contents = {self._runtime.script: content_bytes(job.source), **contents}
-        header = json.dumps(
+        header = messages.pack(
             {
                 "args": job.args,
                 "env": dict(job.env),
@@ -344,15 +345,13 @@ class Supervision:
                 "merge": self._relay.merge,
                 "terminal": self._relay.terminal is not None,
             }
-        ).encode()
+        )
         terminal = [] if self._relay.terminal is None else [self._relay.terminal]
         try:
-            # A descriptor travels with the first bytes.
-            size = len(header).to_bytes(4, "big")
-            socket.send_fds(self._jail.socket, [size], terminal)
-            self._jail.socket.sendall(header)
-            for content in contents.values():
-                self._jail.socket.sendall(content)
+            # In one piece, as far as that goes; a descriptor travels with the first bytes.
+            whole = b"".join((len(header).to_bytes(4, "big"), header, *contents.values()))
+            sent = messages.send(self._jail.socket, whole, terminal)
+            self._jail.socket.sendall(memoryview(whole)[sent:])
         except (BrokenPipeError, ConnectionResetError):
             return  # it ended before it had read all; why, its last word or its end will tell
 

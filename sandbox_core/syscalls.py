@@ -3,19 +3,28 @@
 One table of prototypes, bound once; flags are the kernel's own names without their prefix. A call
 that fails raises `SyscallError`, an `OSError` that reads like a line of strace. This module holds no
 policy: what to mount, unshare or drop is decided elsewhere.
+
+It is in the memory of every job, as all is that a zygote imports. So it imports little: no `enum`, no
+`typing`, and of `signal` the half that is written in C.
 """
+
+from __future__ import annotations
 
 import ctypes
 import os
-import signal
+import struct
 import sys
-from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_long, c_size_t, c_ulong, c_void_p
-from enum import Flag, IntEnum, IntFlag
-from functools import partial
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable
+else:
+    import _signal as signal
 
 
-class CloneFlag(IntFlag):
+class CloneFlag:
     """What a new process shares, or has of its own (linux/sched.h)."""
 
     VM = 0x00000100
@@ -36,7 +45,7 @@ _CLONE_INTO_CGROUP = 0x200000000
 _CLONE_CHILD_SETTID, _CLONE_CHILD_CLEARTID = 0x01000000, 0x00200000
 
 
-class MountFlag(IntFlag):
+class MountFlag:
     """How to mount (linux/mount.h)."""
 
     RDONLY = 1
@@ -50,13 +59,13 @@ class MountFlag(IntFlag):
     PRIVATE = 1 << 18
 
 
-class UmountFlag(IntFlag):
+class UmountFlag:
     """How to unmount (linux/fs.h)."""
 
     DETACH = 2
 
 
-class Prctl(IntEnum):
+class Prctl:
     """The operations of prctl(2) in use here (linux/prctl.h)."""
 
     SET_PDEATHSIG = 1
@@ -78,7 +87,7 @@ class Prctl(IntEnum):
     SET_PTRACER = 0x59616D61
 
 
-class Resolve(IntFlag):
+class Resolve:
     """What openat2(2) refuses on its way along a path (linux/openat2.h)."""
 
     NO_XDEV = 0x01
@@ -94,31 +103,50 @@ class SyscallError(OSError):
         return str(self.strerror)
 
 
-def _spelling(value: object) -> str:
+#: For each call, the place of an argument that is made of named numbers, and where their names are.
+_NAMED: dict[str, tuple[int, type]] = {
+    "unshare": (0, CloneFlag),
+    "setns": (1, CloneFlag),
+    "mount": (3, MountFlag),
+    "umount2": (1, UmountFlag),
+    "prctl": (0, Prctl),
+}
+
+
+def _spelling(value: object, names: type | None) -> str:
     """Spell one argument as strace does."""
-    if isinstance(value, Flag):
-        return "|".join(flag.name or "" for flag in value) or "0"
-    if isinstance(value, IntEnum):
-        return value.name
     if isinstance(value, bytes):
         return repr(os.fsdecode(value))
-    if isinstance(value, int):
+    if not isinstance(value, int):
+        return "NULL" if value is None else "…"
+    if names is None:
         return str(value)
-    return "NULL" if value is None else "…"
+    known = {number: name for name, number in vars(names).items() if isinstance(number, int)}
+    if value in known:
+        return known[value]
+    return "|".join(name for number, name in known.items() if number & value) or str(value)
 
 
 def _check(result: int, function: object, arguments: tuple[object, ...]) -> int:
     if result == -1:
         errno = ctypes.get_errno()
-        call = f"{getattr(function, '__name__', '?')}({', '.join(map(_spelling, arguments))})"
-        raise SyscallError(errno, f"{call}: {os.strerror(errno)}")
+        name = getattr(function, "__name__", "?")
+        place, names = _NAMED.get(name, (0, None))
+        spelled = (
+            _spelling(value, names if number == place else None)
+            for number, value in enumerate(arguments)
+        )
+        raise SyscallError(errno, f"{name}({', '.join(spelled)}): {os.strerror(errno)}")
     return result
 
+
+#: What `os.fsencode` does to a path, which is a function of Python's own for each.
+_PATH = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
-def _bind(name: str, *argtypes: type) -> "ctypes._NamedFuncPointer":
+def _bind(name: str, *argtypes: type) -> ctypes._NamedFuncPointer:
     """Bind one libc function; without its argument types a str would become a wchar_t pointer."""
     function = getattr(_libc, name)
     function.argtypes = argtypes
@@ -134,7 +162,7 @@ def _bind_number(number: int, name: str, *argtypes: type) -> Callable[..., int]:
     function.restype = c_int
     function.__name__ = name
     function.errcheck = _check  # type: ignore[assignment]  # it takes any call's arguments
-    return partial(function, number)
+    return lambda *arguments: function(number, *arguments)
 
 
 class _CloneArgs(ctypes.Structure):
@@ -174,14 +202,6 @@ class _CapHeader(ctypes.Structure):
     _fields_ = (("version", ctypes.c_uint32), ("pid", c_int))
 
 
-class _CapData(ctypes.Structure):
-    _fields_ = (
-        ("effective", ctypes.c_uint32),
-        ("permitted", ctypes.c_uint32),
-        ("inheritable", ctypes.c_uint32),
-    )
-
-
 class _FilterProgram(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", c_char_p))
 
@@ -194,8 +214,12 @@ class _OpenHow(ctypes.Structure):
     )
 
 
-_CapDataPair = _CapData * 2
+#: Effective, permitted and inheritable capabilities, the low words and then the high ones.
+_CapData = ctypes.c_uint32 * 6
 _CAPABILITY_VERSION_3 = 0x20080522  # linux/capability.h: 64 capabilities in two words
+# Made here once, and not by each job.
+_CAP_HEADER = _CapHeader(_CAPABILITY_VERSION_3, 0)
+_CAP_DATA, _NO_CAPABILITIES = _CapData(), _CapData()
 
 _BPF_INSTRUCTION_SIZE = 8
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000  # linux/fcntl.h
@@ -231,30 +255,28 @@ _landlock_add_rule = _bind_number(445, "landlock_add_rule", c_int, c_int, POINTE
 _landlock_restrict_self = _bind_number(446, "landlock_restrict_self", c_int, c_int)
 
 
-def unshare(flags: CloneFlag) -> None:
+def unshare(flags: int) -> None:
     """Give the caller (for NEWPID: its next children) namespaces of its own, as unshare(2)."""
     _unshare(flags)
 
 
-def setns(fd: int, flags: CloneFlag) -> None:
+def setns(fd: int, flags: int) -> None:
     """Enter the namespaces of the process that pidfd `fd` stands for, as setns(2)."""
     _setns(fd, flags)
 
 
-def mount(
-    source: str | None, target: str, fstype: str | None, flags: MountFlag, data: str = ""
-) -> None:
+def mount(source: str | None, target: str, fstype: str | None, flags: int, data: str = "") -> None:
     """Mount `source` on `target`, as mount(2)."""
     _mount(
-        None if source is None else os.fsencode(source),
-        os.fsencode(target),
+        None if source is None else source.encode(*_PATH),
+        target.encode(*_PATH),
         None if fstype is None else fstype.encode(),
         flags,
-        data.encode() if data else None,
+        data.encode(*_PATH) if data else None,
     )
 
 
-def umount(target: str, flags: UmountFlag) -> None:
+def umount(target: str, flags: int) -> None:
     """Unmount what is on `target`, as umount2(2)."""
     _umount2(os.fsencode(target), flags)
 
@@ -264,7 +286,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
     _pivot_root(os.fsencode(new_root), os.fsencode(put_old))
 
 
-def prctl(operation: Prctl, *arguments: int) -> int:
+def prctl(operation: int, *arguments: int) -> int:
     """Do `operation` on the calling process, as prctl(2)."""
     padded = (*arguments, 0, 0, 0, 0)[:4]
     return int(_prctl(operation, *padded))
@@ -281,19 +303,14 @@ def set_seccomp_filter(program: bytes) -> None:
 
 def capabilities() -> tuple[int, int, int]:
     """Give the effective, permitted and inheritable capabilities, each as a bit set, as capget(2)."""
-    data = _CapDataPair()
-    _capget(_CapHeader(_CAPABILITY_VERSION_3, 0), data)
-    low, high = data
-    return (
-        low.effective | high.effective << 32,
-        low.permitted | high.permitted << 32,
-        low.inheritable | high.inheritable << 32,
-    )
+    _capget(_CAP_HEADER, _CAP_DATA)
+    *low, effective, permitted, inheritable = struct.unpack("=6I", bytes(_CAP_DATA))
+    return low[0] | effective << 32, low[1] | permitted << 32, low[2] | inheritable << 32
 
 
 def drop_capabilities() -> None:
     """Empty the effective, permitted and inheritable capabilities, as capset(2)."""
-    _capset(_CapHeader(_CAPABILITY_VERSION_3, 0), _CapDataPair())
+    _capset(_CAP_HEADER, _NO_CAPABILITIES)
 
 
 def set_hostname(name: str) -> None:
@@ -307,7 +324,7 @@ def take_terminal(fd: int) -> None:
     _ioctl(fd, _TIOCSCTTY, 0)
 
 
-def openat2(directory: int, path: bytes, flags: int, resolve: Resolve) -> int:
+def openat2(directory: int, path: bytes, flags: int, resolve: int) -> int:
     """Open `path` below `directory`, refusing what `resolve` names on the way, as openat2(2)."""
     how = _OpenHow(flags | os.O_CLOEXEC, 0, resolve)
     return _openat2(directory, path, how, ctypes.sizeof(how))
@@ -342,7 +359,7 @@ def fork_into(cgroup: int) -> int:
     return int(pid)
 
 
-def set_mount_attributes(target: str, attributes: MountFlag) -> None:
+def set_mount_attributes(target: str, attributes: int) -> None:
     """Set `attributes` on the mount at `target` and on all below it, as mount_setattr(2).
 
     Of the flags only those that this call knows by the same value may be given: RDONLY, NOSUID,
@@ -386,7 +403,7 @@ class IdleProcess:
         assert _libc is not None
         self._pause = ctypes.cast(_libc.pause, c_void_p)
 
-    def start(self, flags: CloneFlag, exit_signal: int) -> tuple[int, int]:
+    def start(self, flags: int, exit_signal: int) -> tuple[int, int]:
         """Start one with the namespaces in `flags`; give its pid and a pidfd, both the caller's."""
         fd = c_int(-1)
         pid = _clone(

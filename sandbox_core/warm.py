@@ -9,20 +9,26 @@ What we import is ours alone: `sys.modules` has none of it by the time that a jo
 script that asks for one of these modules imports it as it would anywhere.
 """
 
+from __future__ import annotations
+
+import _socket
 import errno
 import gc
 import io
 import os
-import socket
 import sys
 import time
-from typing import Any
+from stat import S_IFIFO, S_IFMT
 
 from sandbox_core import mounts
 from sandbox_core.jail import SEAL_STEPS, Jail, take
 from sandbox_core.leave import ShortWay
 from sandbox_core.syscalls import CloneFlag, Prctl, prctl, unshare
 from sandbox_core.zygote import CONTROL_FD, SUPERVISOR_FD, Zygote
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: What Linux takes for one argument or variable, and for all of them with a stack of 8 MiB (execve(2)).
 _MAX_STRING, _MAX_STRINGS = 128 * 1024, 2 * 1024 * 1024
@@ -34,7 +40,7 @@ def wait_to_be_the_script() -> None:
         os.set_inheritable(fd, False)
     prctl(Prctl.SET_DUMPABLE, 0)  # the exec has set it again
     interpreter = _Interpreter()
-    zygote = Zygote(socket.socket(fileno=CONTROL_FD), SUPERVISOR_FD)
+    zygote = Zygote(_socket.socket(fileno=CONTROL_FD), SUPERVISOR_FD)
     try:
         is_the_script = zygote.serve(interpreter.settle, interpreter.start, interpreter.get_ready)
     except (BrokenPipeError, ConnectionResetError):
@@ -49,6 +55,7 @@ class _Interpreter:
     def __init__(self) -> None:
         # Before any module of an operator's can register a callback.
         self._way_out = _short_way()
+        self._stdin: dict[int, Any] = {}  # by the kind of file
 
     def settle(self, order: dict[str, Any]) -> None:
         """Become as `python3` is just before a script, with the runtime's modules loaded."""
@@ -65,27 +72,39 @@ class _Interpreter:
             self._way_out.look_at_modules()
         gc.collect()
         gc.freeze()  # the collector of a job never touches, and so never copies, what is here now
+        # Not what follows: at the very end it is to take apart what a script has left in that.
+        self._stdin = _open_like_jobs()
+        _renew_main()
+        self._open_way_out()
 
     def get_ready(self, _: Jail) -> None:
         """Do, in the process of a job to come, all that can be done before the job is known."""
-        gc.freeze()
         if numbers := sys.modules.get("numpy.random"):
             numbers.seed()  # the one generator known that does not notice a fork
-        _renew_standard_streams()
-        _renew_main()
+        stdin = self._stdin.get(_kind(0))
+        if stdin is None or {_kind(1), _kind(2)} != {S_IFIFO}:
+            self._renew_streams()
+        elif stdin is not sys.stdin:
+            sys.stdin = sys.__stdin__ = stdin  # type: ignore[misc]  # as the interpreter sets it
+            self._open_way_out()
+
+    def _renew_streams(self) -> None:
+        for fd in range(3):
+            _open_standard_stream(fd)
+        self._open_way_out()
+
+    def _open_way_out(self) -> None:
         if self._way_out is not None:
-            self._way_out.open()
+            self._way_out.open(self._stdin.values())
 
     def start(self, jail: Jail) -> None:
         """Be what `python3 /box/main.py ARGUMENTS` is just before the script."""
-        others = jail.job["merge"] or jail.job["terminal"]
-        if others:
-            _renew_standard_streams()
-            if self._way_out is not None:
-                self._way_out.open()
+        if jail.job["terminal"]:
+            self._renew_streams()
         _dress(jail)
         # Last of all: the supervisor takes the end of the job socket as the start of the script.
-        jail.stream.close()
+        assert jail.job_socket is not None
+        jail.job_socket.close()
 
 
 def _short_way() -> ShortWay | None:
@@ -131,13 +150,14 @@ def _finish_site() -> None:
 def _dress(jail: Jail) -> None:
     """Take on what is the job's own."""
     arguments, wanted = jail.job["args"], jail.job["env"]
-    strings = [f"{name}={value}" for name, value in {**jail.environment, **wanted}.items()]
-    _check_size([*arguments, *strings])
     prctl(Prctl.SET_DUMPABLE, 1)  # or its own /proc/self/fd would be root's
-    os.environ.update(wanted)
+    if arguments or wanted:
+        strings = [f"{name}={value}" for name, value in {**jail.environment, **wanted}.items()]
+        _check_size([*arguments, *strings])
+        os.environ.update(wanted)
+        sys.argv[1:] = sys.orig_argv[2:] = arguments
     if "TZ" in os.environ:
         time.tzset()
-    sys.argv[1:] = sys.orig_argv[2:] = arguments
     if sys.argv[0] in jail.plain_files:
         sys.path_importer_cache[sys.argv[0]] = None  # what asking each kind of archive would end with
 
@@ -172,19 +192,44 @@ def _renew_main() -> None:
     sys.modules["__main__"] = fresh
 
 
-def _renew_standard_streams() -> None:
-    """Open the standard streams as the interpreter does.
+def _open_like_jobs() -> dict[int, Any]:
+    """Open the standard streams on what most jobs have there; give each `sys.stdin` that one may need.
 
-    What a descriptor is, a file or a pipe, is in such an object. And those from before the fork
-    are frozen for the garbage collector, so that it would not flush them at the very end.
+    What a descriptor is, a file or a pipe, is in such an object; to make them in each job would be a
+    tenth of what that costs. Input is a file in memory, or a pipe, and output goes into pipes.
     """
-    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        old = getattr(sys, name)
-        buffer: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  # it is the script's
-        buffer.raw.name = f"<{name}>"
-        stream: Any = io.TextIOWrapper(
-            buffer, old.encoding, old.errors, newline="\n", line_buffering=old.line_buffering
-        )
-        stream.mode = mode
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    own = [os.dup(fd) for fd in range(3)]
+    memory, (reading, writing) = os.memfd_create("stdin"), os.pipe()
+    found = {}
+    try:
+        for fd in (reading, memory):
+            os.dup2(fd, 0)
+            found[_kind(0)] = _open_standard_stream(0)
+        for place in (1, 2):
+            os.dup2(writing, place)
+            _open_standard_stream(place)
+    finally:
+        for place, fd in enumerate(own):
+            os.dup2(fd, place)
+        for fd in (*own, memory, reading, writing):
+            os.close(fd)
+    return found
+
+
+def _kind(fd: int) -> int:
+    return S_IFMT(os.fstat(fd).st_mode)
+
+
+def _open_standard_stream(fd: int) -> Any:
+    """Open a standard stream as the interpreter does."""
+    name, mode = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))[fd]
+    old = getattr(sys, name)
+    buffer: Any = open(fd, f"{mode}b", closefd=False)  # noqa: SIM115  # it is the script's
+    buffer.raw.name = f"<{name}>"
+    stream: Any = io.TextIOWrapper(
+        buffer, old.encoding, old.errors, newline="\n", line_buffering=old.line_buffering
+    )
+    stream.mode = mode
+    setattr(sys, name, stream)
+    setattr(sys, f"__{name}__", stream)
+    return stream

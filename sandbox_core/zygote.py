@@ -4,8 +4,8 @@ It knows no secret: it is started by exec with an empty environment and two desc
 socket and a pidfd of its supervisor; receives a runtime's plan, moves into that runtime's root, and
 from then on makes jails to order and reaps their jobs. Over its job socket a jail says `{"ready":
 true}` (with a descriptor of its working directory) or `{"failed": step, "reason": …, "errno": …}`,
-receives the job, and is heard of no more. Messages on the control socket are one JSON object each,
-with descriptors beside them:
+receives the job, and is heard of no more. Messages on the control socket, in the forms of
+`sandbox_core.messages`, are one object each, with descriptors beside them:
 
     → {"plan": …, "command": […], "environment": {…}, "warm": …, "preload": […]}
                               ← {"ready": true} or {"failed": …}
@@ -18,17 +18,15 @@ with descriptors beside them:
 What it imports is in the memory of each of its jobs, so it imports little.
 """
 
-import json
+from __future__ import annotations
+
+import _socket
 import os
 import select
-import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, NoReturn
 
-from sandbox_core import landlock
+from sandbox_core import landlock, messages
 from sandbox_core.jail import (
     CGROUPS,
     JAIL_STEPS,
@@ -45,6 +43,14 @@ from sandbox_core.jail import (
 from sandbox_core.mounts import WARM_PATH
 from sandbox_core.privileges import die_with_parent
 from sandbox_core.syscalls import CloneFlag, IdleProcess, fork_into, setns, unshare
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn
+else:
+    import _signal as signal
 
 #: Where a warm interpreter finds its socket and the pidfd of its supervisor.
 CONTROL_FD, SUPERVISOR_FD = 3, 4
@@ -66,7 +72,7 @@ class _Running:
 class Zygote:
     """Makes jails of one runtime and reaps their jobs, until the supervisor goes."""
 
-    def __init__(self, control: socket.socket, supervisor: int) -> None:
+    def __init__(self, control: _socket.socket, supervisor: int) -> None:
         self._control = control
         self._supervisor = supervisor
         self._own_pids = os.pidfd_open(os.getpid())
@@ -209,11 +215,11 @@ class Zygote:
         self._send(jail=jail.id, status=status, at=at)
 
     def _receive(self) -> tuple[dict[str, Any] | None, list[int]]:
-        message, fds, _, _ = socket.recv_fds(self._control, MESSAGE_SIZE, _MAX_FDS)
-        return (json.loads(message) if message else None), fds
+        message, fds = messages.receive(self._control, MESSAGE_SIZE, _MAX_FDS)
+        return (messages.unpack(message) if message else None), fds
 
-    def _send(self, fds: Iterable[int] = (), **message: Any) -> None:
-        socket.send_fds(self._control, [json.dumps(message).encode()], list(fds))
+    def _send(self, fds: Sequence[int] = (), **message: str | float) -> None:
+        messages.send(self._control, messages.answer(**message), fds)
 
 
 def _take_steps(jail: Jail) -> None:
@@ -222,7 +228,8 @@ def _take_steps(jail: Jail) -> None:
         _report_ready(jail)
         take(START_STEPS, jail)
     except StepError as error:
-        _report(jail, {"failed": error.title, "reason": error.reason, "errno": error.errno})
+        told = messages.answer(failed=error.title, reason=error.reason, errno=error.errno)
+        os.write(jail.socket, told + b"\n")
         raise
 
 
@@ -251,12 +258,8 @@ def _end_init(init: int, init_pidfd: int) -> None:
 def _report_ready(jail: Jail) -> None:
     assert jail.job_socket is not None
     directory = open_working_directory()
-    socket.send_fds(jail.job_socket, [b'{"ready": true}\n'], [directory])
+    messages.send(jail.job_socket, messages.answer(ready=True) + b"\n", [directory])
     os.close(directory)
-
-
-def _report(jail: Jail, message: dict[str, Any]) -> None:
-    os.write(jail.socket, json.dumps(message).encode() + b"\n")
 
 
 def main(control: int, supervisor: int) -> None:
@@ -275,7 +278,7 @@ def main(control: int, supervisor: int) -> None:
         take(SEAL_STEPS, None)
 
     try:
-        Zygote(socket.socket(fileno=control), supervisor).serve(settle, start=execute)
+        Zygote(_socket.socket(fileno=control), supervisor).serve(settle, start=execute)
     except (BrokenPipeError, ConnectionResetError):
         sys.exit(0)  # the supervisor has gone, and with this process goes every jail
 

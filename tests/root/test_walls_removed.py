@@ -171,7 +171,7 @@ unshare(CloneFlag.NEWNS)
 assert os.stat("/proc/self/ns/mnt").st_ino != parent
 mount(None, "/", None, MountFlag.REC | MountFlag.PRIVATE)
 if sys.argv[1] == "shared":
-    mount(None, "/", None, MountFlag.REC | MountFlag(1 << 20))
+    mount(None, "/", None, MountFlag.REC | 1 << 20)
 removals.IN_THE_ZYGOTE["these"] = sys.argv[2]
 with pytest.MonkeyPatch.context() as patch:
     removals.take_away(("these",), patch)

@@ -158,7 +158,7 @@ IN_THE_ZYGOTE = {
     """,
     "pid-namespace": """
         start = syscalls.IdleProcess.start
-        syscalls.IdleProcess.start = lambda idle, flags, number: start(idle, CloneFlag(0), number)
+        syscalls.IdleProcess.start = lambda idle, flags, number: start(idle, 0, number)
         syscalls.setns = lambda fd, flags: None
     """,
     "close-descriptors": """
