@@ -111,7 +111,7 @@ def _short_way() -> ShortWay | None:
     """Get the short way out ready."""
     try:
         return ShortWay()
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, ValueError):
         return None  # an interpreter without symbols: its jobs take the long way
 
 
