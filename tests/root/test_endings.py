@@ -88,9 +88,12 @@ def test_death_by_a_signal_names_it(run, number):
 
 
 def _plain(offering: Sandbox, source: str) -> subprocess.CompletedProcess[str]:
-    """Run a script by the interpreter alone, as the first process of a session of its own."""
+    """Run a script by the interpreter alone, as the first process of a session of its own.
+
+    What a shell has us ignore, as it has its background jobs, is not for the script.
+    """
     return subprocess.run(
-        [*offering.runtimes["python"].command, "-c", source],
+        ["/usr/bin/env", "--default-signal", *offering.runtimes["python"].command, "-c", source],
         capture_output=True,
         text=True,
         check=False,

@@ -213,7 +213,7 @@ IN_THE_ZYGOTE = {
 _WARM = """
 def run_here(made):
     import sys
-    made.stream.close()
+    made.job_socket.close()
     sys.path.insert(0, "/box")
     sys.argv = ["/box/main.py", *made.job["args"]]
     with open("/box/main.py", encoding="utf-8") as file:
