@@ -2,12 +2,12 @@
 
     python benchmarks/soak.py --jobs 100000
 
-Prints one line at the start, ten on the way and one at the end: the memory (RSS and PSS), descriptors,
-network namespaces and zombies of the worker's processes, and of the host its cgroups (with those that
-die, where cgroup v2 counts them) and all network namespaces that the kernel still has; and how long a
-thousand jobs took one at a time, at first and at last, also as a share of what the script took just
-then without a jail. Exits with 1 where something has grown that should not. `make bench` has it as
---soak.
+Prints one line at the start (after a twentieth as many jobs), ten on the way and one at the end: the
+memory (RSS and PSS), descriptors, network namespaces and zombies of the worker's processes, and of the
+host its cgroups (with those that die, where cgroup v2 counts them) and all network namespaces that the
+kernel still has; and how long a thousand jobs took one at a time, at first and at last, also as a share
+of what the script took just then without a jail. Exits with 1 where something has grown that should
+not. `make bench` has it as --soak.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import family
@@ -35,6 +35,8 @@ _DYING_SLACK = 50
 #: The same for the median latency, as a share of what the script takes without a jail.
 _SLOWER = 1.5
 _PLAIN_RUNS = 50
+#: Looks at a worker that rests, and seconds between them.
+_LOOKS, _BETWEEN_LOOKS = 10, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,15 @@ def look(pid: int) -> Seen:
     )
 
 
+def at_rest(pid: int) -> Seen:
+    """Count likewise once nothing is under way: the least of what is seen in a while."""
+    seen = []
+    for _ in range(_LOOKS):
+        time.sleep(_BETWEEN_LOOKS)
+        seen.append(look(pid))
+    return Seen(*map(min, zip(*map(astuple, seen), strict=True)))
+
+
 def _kernel_objects(name: str) -> int:
     """Give how many objects of a kind the kernel has (slabinfo(5))."""
     for line in Path("/proc/slabinfo").read_text().splitlines():
@@ -122,10 +133,10 @@ def soak(jobs: int, slots: int, sample: int) -> bool:
         queues.worker(redis.url, *command) as pid,
         Client(redis.url) as client,
     ):
-        for _ in client.map([Job(source)] * 50):
-            continue  # what is made on first use is made
+        for _ in client.map(Job(source) for _ in range(jobs // 20 + 50)):
+            continue  # what is made on first use is made, what is copied on first use copied
         first_latency = latency(client, sample)
-        first = look(pid)
+        first = at_rest(pid)
         _tell(0, first, "")
         began, every = time.monotonic(), max(jobs // 10, 1)
         for number, (_, result) in enumerate(client.map(Job(source) for _ in range(jobs)), 1):
@@ -135,7 +146,7 @@ def soak(jobs: int, slots: int, sample: int) -> bool:
                 own = family.memory_of(os.getpid(), "Rss")
                 _tell(number, look(pid), f"{rate:.0f} jobs/s, client {own:.0f} MiB")
         last_latency = latency(client, sample)
-        last = look(pid)
+        last = at_rest(pid)
         _tell(jobs, last, "at rest")
     print(f"{sample} jobs one at a time: at first {first_latency}, at last {last_latency}")
     grown = _grown(first, last, slots)
