@@ -244,6 +244,10 @@ _SYS_CLONE3 = 435
 _clone3 = ctypes.PyDLL(None, use_errno=True).syscall
 _clone3.argtypes = (c_long, POINTER(_CloneArgs), c_size_t)
 _clone3.restype = c_long
+# Looked up here: on first use in a zygote they would be new objects to each of its jobs.
+_before_fork = ctypes.pythonapi.PyOS_BeforeFork
+_after_fork_in_child = ctypes.pythonapi.PyOS_AfterFork_Child
+_after_fork_in_parent = ctypes.pythonapi.PyOS_AfterFork_Parent
 
 # glibc 2.36 has no function for these; since Linux 5.1 a new call has one number everywhere.
 _openat2 = _bind_number(437, "openat2", c_int, c_char_p, POINTER(_OpenHow), c_size_t)
@@ -347,13 +351,13 @@ def fork_into(cgroup: int) -> int:
         cgroup=cgroup,
     )
     reference, size = ctypes.byref(arguments), ctypes.sizeof(arguments)
-    ctypes.pythonapi.PyOS_BeforeFork()
+    _before_fork()
     pid = _clone3(_SYS_CLONE3, reference, size)
     if pid == 0:
-        ctypes.pythonapi.PyOS_AfterFork_Child()
+        _after_fork_in_child()
         return 0
     errno = ctypes.get_errno()
-    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    _after_fork_in_parent()
     if pid < 0:
         raise SyscallError(errno, f"clone3(CLONE_INTO_CGROUP): {os.strerror(errno)}")
     return int(pid)
