@@ -99,16 +99,21 @@ class Slot:
         self._heed_stale()
         try:
             jail = self._standing_ready(kind) or self._made_now(kind)
-            with closing(jail), closing(_Successor(self, kind)) as successor:
-                return Supervision(
-                    jail,
-                    job,
-                    runtime,
-                    relay,
-                    cancel=cancel,
-                    successor=successor if self._ahead else None,
-                    busy=time.monotonic() - self._ended < _BREATH,
-                ).run()
+            with closing(_Successor(self, kind)) as successor:
+                with closing(jail):
+                    result = Supervision(
+                        jail,
+                        job,
+                        runtime,
+                        relay,
+                        cancel=cancel,
+                        successor=successor if self._ahead else None,
+                        busy=time.monotonic() - self._ended < _BREATH,
+                    ).run()
+                # Not before: while a process joins cgroups, which on v1 may take milliseconds, none can
+                # be removed.
+                successor.order()
+                return result
         except SandboxError:
             # It may be the zygote that is broken, and a new one costs little.
             self._drop(runtime)

@@ -265,7 +265,7 @@ class Successor(Protocol):
         """Make the supervisor's part, while the job runs."""
 
     def order(self) -> None:
-        """Have the zygote make its part, once it is not kept from reaping the job."""
+        """Have the zygote make its part, where it is not kept from reaping the job."""
 
 
 class Supervision:
@@ -316,7 +316,6 @@ class Supervision:
                 if self._busy:
                     self._order_successor()
             self._watch()
-            self._order_successor()
         else:
             # Killed by the kernel at the memory limit before its first line, or broken.
             self._jail.await_end()
