@@ -104,20 +104,14 @@ class Jail:
         self.get_ready: Callable[[Jail], object] = _nothing
         self.start: Callable[[Jail], object] = execute
 
-    def read(self, size: int) -> bytes:
-        """Read up to `size` bytes from the job socket, at least one."""
-        if not self.unread:
-            self.unread = os.read(self.socket, size)
-        chunk, self.unread = self.unread[:size], self.unread[size:]
-        if not chunk:
-            raise EOFError("the supervisor went away")
-        return chunk
-
     def read_whole(self, size: int) -> bytes:
-        """Read just `size` bytes."""
-        found = b""
+        """Read just `size` bytes from the job socket."""
+        found, self.unread = self.unread[:size], self.unread[size:]
         while len(found) < size:
-            found += self.read(size - len(found))
+            chunk = os.read(self.socket, size - len(found))
+            if not chunk:
+                raise EOFError("the supervisor went away")
+            found += chunk
         return found
 
 
@@ -281,7 +275,7 @@ def _place_files(jail: Jail) -> None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         missing = size
         while missing:
-            chunk = jail.read(min(missing, _CHUNK))
+            chunk = jail.read_whole(min(missing, _CHUNK))
             _write(file, chunk)
             missing -= len(chunk)
             if len(chunk) == size and _ARCHIVE not in chunk:

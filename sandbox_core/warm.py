@@ -199,10 +199,13 @@ def _open_like_jobs() -> dict[int, Any]:
     tenth of what that costs. Input is a file in memory, or a pipe, and output goes into pipes.
     """
     own = [os.dup(fd) for fd in range(3)]
-    memory, (reading, writing) = os.memfd_create("stdin"), os.pipe()
+    reading, writing = os.pipe()
+    inputs = [reading]
+    if hasattr(os, "memfd_create"):  # not in a Python that was built for an old C library
+        inputs.append(os.memfd_create("stdin"))
     found = {}
     try:
-        for fd in (reading, memory):
+        for fd in inputs:
             os.dup2(fd, 0)
             found[_kind(0)] = _open_standard_stream(0)
         for place in (1, 2):
@@ -211,7 +214,7 @@ def _open_like_jobs() -> dict[int, Any]:
     finally:
         for place, fd in enumerate(own):
             os.dup2(fd, place)
-        for fd in (*own, memory, reading, writing):
+        for fd in (*own, *inputs, writing):
             os.close(fd)
     return found
 

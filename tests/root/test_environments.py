@@ -154,6 +154,24 @@ def test_modules_that_start_threads_are_refused(table):
         sandbox.run(Job("", runtime="x"))
 
 
+def test_a_python_that_makes_no_files_in_memory_does(table):
+    """As one that was built for an old C library; its jobs open their input themselves."""
+    shown = table.with_name("old")
+    shown.mkdir()
+    (shown / "old.py").write_text("import os; del os.memfd_create")
+    other = table.with_name("old.toml")
+    other.write_text(
+        f'[x]\nprefix = "{sys.base_prefix}"\npreload = ["old"]\n'
+        f'binds = ["{shown}"]\nenv = {{ PYTHONPATH = "{shown}" }}\n'
+    )
+    source = (
+        "import os, sys; print(hasattr(os, 'memfd_create'), sys.stdin.seekable(), sys.stdin.read())"
+    )
+
+    with Sandbox(other) as sandbox:
+        assert sandbox.run(Job(source, runtime="x", stdin=b"in")).text == "False True in\n"
+
+
 def test_jobs_with_packages_leave_room_for_data(scientific):
     """What was loaded before the fork is not charged to each job again."""
     source = "import numpy as np, pandas; a = np.ones(6_000_000); print(int(a.sum()))"
